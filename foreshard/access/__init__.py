@@ -1,0 +1,1 @@
+"""What training jobs read: log schema, writer, markers, ingestion and history."""

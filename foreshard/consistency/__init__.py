@@ -1,0 +1,1 @@
+"""How a way of partitioning would affect the consistency of training: profile, trials and predictor."""

@@ -1,0 +1,1 @@
+"""What will be read next: forecasters, backtest, calibration and ranking."""

@@ -1,0 +1,130 @@
+"""Names of everything foreshard keeps in the object store, built from validated parts only."""
+
+import re
+from dataclasses import dataclass
+
+from foreshard.errors import ConfigError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+_GENERATION = re.compile(r"(?P<run>[A-Za-z0-9][A-Za-z0-9_-]{0,127})\.e(?P<epoch>[0-9]{6,})")
+_DIGEST = re.compile(r"[0-9a-f]{16,64}")
+
+
+def check_name(name: str, what: str) -> str:
+    """Return `name` if it may stand in an object key and a partition key.
+
+    Args:
+        name: the dataset, run or node name.
+        what: the word for it in the error message.
+
+    Raises:
+        ConfigError: the name holds anything but letters, digits, `_` and `-`, or is too long.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{what} name {name!r} is not usable: use 1 to 128 letters, digits, '_' or '-', starting with a "
+            "letter or digit"
+        )
+    return name
+
+
+def generation_key(run: str, epoch: int) -> str:
+    """Return the key of the generation that `run` reads after `epoch` finished epochs: `<run>.e<epoch:06d>`."""
+    if epoch < 0:
+        raise ConfigError(f"epoch {epoch} is negative; a generation's boundary counts finished epochs from 0")
+    return f"{check_name(run, 'run')}.e{epoch:06d}"
+
+
+def parse_generation_key(key: str) -> tuple[str, int]:
+    """Split a generation key into its run and boundary epoch.
+
+    Raises:
+        ConfigError: the key is not of the form `<run>.e<epoch:06d>`.
+    """
+    match = _GENERATION.fullmatch(key)
+    if match is None:
+        raise ConfigError(
+            f"generation key {key!r} is not '<run>.e<epoch>' with at least six digits, like 'demo.e000004'"
+        )
+    return match["run"], int(match["epoch"])
+
+
+def _digest(digest: str) -> str:
+    if not _DIGEST.fullmatch(digest):
+        raise ConfigError(f"digest {digest!r} is not 16 to 64 lower-case hexadecimal digits")
+    return digest
+
+
+@dataclass(frozen=True)
+class DatasetKeys:
+    """Object keys below one dataset's prefix; nothing outside that prefix is ever touched."""
+
+    dataset: str
+
+    def __post_init__(self) -> None:
+        check_name(self.dataset, "dataset")
+
+    # -- the snapshot and what is derived from it alone ------------------------------------------------
+    def snapshot(self, fingerprint: str) -> str:
+        """Files, sizes, rows and schema of one state of the source."""
+        return f"{self.dataset}/snapshots/{_digest(fingerprint)}/snapshot.json"
+
+    def splits(self, fingerprint: str) -> str:
+        """Split of every sample: one Arrow column of uint8, in sample-id order."""
+        return f"{self.dataset}/snapshots/{_digest(fingerprint)}/splits.arrow"
+
+    def profile(self, fingerprint: str) -> str:
+        """Size, distributions, correlations and skew of the snapshot."""
+        return f"{self.dataset}/snapshots/{_digest(fingerprint)}/profile.json"
+
+    def trials(self, digest: str) -> str:
+        """Measured consistency of strategies; `digest` names what was measured and how."""
+        return f"{self.dataset}/consistency/{_digest(digest)}/trials.parquet"
+
+    def predictor(self, digest: str) -> str:
+        """The predictor's card: what it was trained on and its cross-validated error."""
+        return f"{self.dataset}/consistency/{_digest(digest)}/predictor.json"
+
+    def recipe(self, digest: str) -> str:
+        """Objective weights, root seed, bounds and cluster of a re-shard."""
+        return f"{self.dataset}/recipes/{_digest(digest)}.json"
+
+    # -- one generation's way to a layout --------------------------------------------------------------
+    def work(self, generation: str, name: str) -> str:
+        """An intermediate result of the chain for one generation, e.g. `events.parquet`."""
+        parse_generation_key(generation)
+        return f"{self.dataset}/work/{generation}/{name}"
+
+    # -- committed, immutable layouts ------------------------------------------------------------------
+    def layout(self, generation: str, plan_digest: str, name: str) -> str:
+        """A part of a committed layout: `plan.json`, `plan.arrow`, `manifest.json`, `prefetch/<node>.arrow`."""
+        parse_generation_key(generation)
+        return f"{self.dataset}/layouts/{generation}/{_digest(plan_digest)}/{name}"
+
+    def shard(self, digest: str) -> str:
+        """A shard object, named by the SHA-256 of its content."""
+        return f"{self.dataset}/shards/{_digest(digest)[:2]}/{digest}.arrow"
+
+    @property
+    def current(self) -> str:
+        """The pointer to the layout that new readers open."""
+        return f"{self.dataset}/current.json"
+
+    # -- what training jobs report ---------------------------------------------------------------------
+    @property
+    def runs(self) -> str:
+        """Prefix of everything that training jobs wrote."""
+        return f"{self.dataset}/runs/"
+
+    def markers(self, run: str) -> str:
+        """Prefix of a run's epoch markers."""
+        return f"{self.dataset}/runs/{check_name(run, 'run')}/epochs/"
+
+    def marker(self, run: str, epoch: int) -> str:
+        """The create-only object written when an epoch's logs are durable; epoch 0 registers the run."""
+        return f"{self.markers(run)}e{epoch:06d}.json"
+
+    def log(self, run: str, epoch: int, rank: int, write_id: str, kind: str) -> str:
+        """One rank's log of one epoch (`kind` is `events` or `samples`); `write_id` keeps attempts apart."""
+        name = f"{kind}-r{rank:04d}-{check_name(write_id, 'write id')}.parquet"
+        return f"{self.dataset}/runs/{check_name(run, 'run')}/logs/e{epoch:06d}/{name}"

@@ -1,0 +1,1 @@
+"""What a training loop imports: sample orders and the loader."""

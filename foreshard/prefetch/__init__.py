@@ -1,0 +1,1 @@
+"""Memory for chunks: manifest, queue, bounded region, fetching and figures."""

@@ -1,0 +1,1 @@
+"""Replay of a chunk trace against LRU, MIN and our policy."""

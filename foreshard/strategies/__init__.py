@@ -1,0 +1,1 @@
+"""Ways to group rows into chunks and nodes, one file each."""
