@@ -1,14 +1,24 @@
 """What a user writes into `foreshard.yaml`, validated early, with errors that name the value and the fix."""
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from foreshard.errors import ConfigError
 from foreshard.keys import check_name
 from foreshard.splits import SPLITS
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+_SHOWN: Final = 200
+_USER_INFO: Final = re.compile(r"//[^/@]*@")
+_STORE_URL: Final = re.compile(r"file:///.+|file:(?!//).+|s3://[^/@?#]+(/[^?#]*)?|memory://")
+_ENDPOINT: Final = re.compile(r"https?://[^/@?#\s]+(/[^@?#\s]*)?")
+_ROUNDING: Final = 1e-9
 
 
 def _name(value: str) -> str:
@@ -22,7 +32,7 @@ Name = Annotated[str, AfterValidator(_name)]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class StoreConfig(_Model):
@@ -36,6 +46,23 @@ class StoreConfig(_Model):
     url: str
     endpoint: str | None = None
 
+    @field_validator("url")
+    @classmethod
+    def _usable_url(cls, url: str) -> str:
+        if not _STORE_URL.fullmatch(url):
+            raise ValueError(
+                "not a store URL; use file:///folder, file:folder (relative to this file), s3://bucket/prefix or "
+                "memory://; credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
+        return url
+
+    @field_validator("endpoint")
+    @classmethod
+    def _usable_endpoint(cls, endpoint: str | None) -> str | None:
+        if endpoint is not None and not _ENDPOINT.fullmatch(endpoint):
+            raise ValueError("not a server's URL; use one like http://127.0.0.1:9000, without credentials")
+        return endpoint
+
 
 class SplitConfig(_Model):
     """Shares of the three splits; they add up to 1."""
@@ -47,7 +74,7 @@ class SplitConfig(_Model):
     @model_validator(mode="after")
     def _sums_to_one(self) -> "SplitConfig":
         total = self.train + self.validation + self.test
-        if abs(total - 1) > 1e-9:
+        if abs(total - 1) > _ROUNDING:
             raise ValueError(f"train + validation + test is {total}, it must be 1")
         return self
 
@@ -157,6 +184,8 @@ class ReshardConfig(_Model):
             raise ValueError(
                 f"max_chunk_rows {self.max_chunk_rows} must be at least twice min_chunk_rows {self.min_chunk_rows}"
             )
+        if not self.weight_time and not self.weight_consistency:
+            raise ValueError("weight_time and weight_consistency are both 0; raise at least one, or no plan is better")
         return self
 
 
@@ -181,16 +210,57 @@ def load_config(path: Path) -> ForeshardConfig:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"configuration {path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration {path} is not YAML: {error}") from error
     try:
         config = ForeshardConfig.model_validate(raw)
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
-        raise ConfigError(f"configuration {path} is not usable:\n" + "\n".join(lines)) from error
+        details = error.errors()
+        # A list whose items are refused counts as too short as well: a follow-up that only misleads.
+        refused = {detail["loc"][:-depth] for detail in details for depth in range(1, len(detail["loc"]))}
+        told = [d for d in details if d["type"] != "too_short" or d["loc"] not in refused]
+        lines = "\n".join(f"  {_problem(detail)}" for detail in told)
+        # Without its cause, which would print the values unmasked.
+        raise ConfigError(f"configuration {path} is not usable:\n{lines}") from None
     base = path.resolve().parent
     dataset = config.dataset.model_copy(update={"source": _resolve(config.dataset.source, base)})
     return config.model_copy(update={"dataset": dataset, "store": _resolve(config.store, base)})
+
+
+def _problem(detail: "ErrorDetails") -> str:
+    """Say in one line where a value stands, what is wrong with it, and what it is."""
+    loc = detail["loc"]
+    where = ".".join(map(str, loc)) or "the whole file"
+    if detail["type"] == "model_type":
+        return f"{where}: must hold settings, one a line as 'name: value' (got {detail['input']!r})"
+    if detail["type"] == "missing":
+        return f"{where}: is missing; add it"
+    if detail["type"] == "extra_forbidden":
+        return f"{where}: is not a setting; remove it, or use one of {', '.join(_settings(loc[:-1]))}"
+    value = _USER_INFO.sub("//***@", repr(detail["input"]))
+    value = value if len(value) <= _SHOWN else value[:_SHOWN] + "..."
+    return f"{where}: {detail['msg'].removeprefix('Value error, ')} (got {value})"
+
+
+def _settings(loc: tuple[int | str, ...]) -> list[str]:
+    """Return the names of the settings below a place in the configuration."""
+    model: type[BaseModel] = ForeshardConfig
+    for part in loc:
+        if isinstance(part, str):
+            model = _SECTIONS[part]
+    return list(model.model_fields)
+
+
+_SECTIONS: Final[dict[str, type[BaseModel]]] = {
+    "dataset": DatasetConfig,
+    "source": StoreConfig,
+    "splits": SplitConfig,
+    "store": StoreConfig,
+    "cluster": ClusterConfig,
+    "nodes": NodeConfig,
+    "loader": LoaderConfig,
+    "reshard": ReshardConfig,
+}
 
 
 def _resolve(store: StoreConfig, base: Path) -> StoreConfig:

@@ -7,6 +7,8 @@ from foreshard.errors import ConfigError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _GENERATION = re.compile(r"(?P<run>[A-Za-z0-9][A-Za-z0-9_-]{0,127})\.e(?P<epoch>[0-9]{6,})")
+_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,191}")
+_KINDS = ("events", "samples")
 _DIGEST = re.compile(r"[0-9a-f]{16,64}")
 
 
@@ -42,9 +44,10 @@ def parse_generation_key(key: str) -> tuple[str, int]:
         ConfigError: the key is not of the form `<run>.e<epoch:06d>`.
     """
     match = _GENERATION.fullmatch(key)
-    if match is None:
+    if match is None or match["epoch"] != f"{int(match['epoch']):06d}":
         raise ConfigError(
-            f"generation key {key!r} is not '<run>.e<epoch>' with at least six digits, like 'demo.e000004'"
+            f"generation key {key!r} is not '<run>.e<epoch>' with the epoch in six digits (more only from a million "
+            "on), like 'demo.e000004'"
         )
     return match["run"], int(match["epoch"])
 
@@ -53,6 +56,21 @@ def _digest(digest: str) -> str:
     if not _DIGEST.fullmatch(digest):
         raise ConfigError(f"digest {digest!r} is not 16 to 64 lower-case hexadecimal digits")
     return digest
+
+
+def _parts(name: str) -> str:
+    if not all(_PART.fullmatch(part) for part in name.split("/")):
+        raise ConfigError(
+            f"object name {name!r} is not usable: use parts of letters, digits, '_', '-' and '.', each starting with a "
+            "letter or digit, separated by '/'"
+        )
+    return name
+
+
+def _count(number: int, what: str) -> int:
+    if number < 0:
+        raise ConfigError(f"{what} {number} is negative; it counts from 0")
+    return number
 
 
 @dataclass(frozen=True)
@@ -93,13 +111,13 @@ class DatasetKeys:
     def work(self, generation: str, name: str) -> str:
         """An intermediate result of the chain for one generation, e.g. `events.parquet`."""
         parse_generation_key(generation)
-        return f"{self.dataset}/work/{generation}/{name}"
+        return f"{self.dataset}/work/{generation}/{_parts(name)}"
 
     # -- committed, immutable layouts ------------------------------------------------------------------
     def layout(self, generation: str, plan_digest: str, name: str) -> str:
         """A part of a committed layout: `plan.json`, `plan.arrow`, `manifest.json`, `prefetch/<node>.arrow`."""
         parse_generation_key(generation)
-        return f"{self.dataset}/layouts/{generation}/{_digest(plan_digest)}/{name}"
+        return f"{self.dataset}/layouts/{generation}/{_digest(plan_digest)}/{_parts(name)}"
 
     def shard(self, digest: str) -> str:
         """A shard object, named by the SHA-256 of its content."""
@@ -122,9 +140,11 @@ class DatasetKeys:
 
     def marker(self, run: str, epoch: int) -> str:
         """The create-only object written when an epoch's logs are durable; epoch 0 registers the run."""
-        return f"{self.markers(run)}e{epoch:06d}.json"
+        return f"{self.markers(run)}e{_count(epoch, 'epoch'):06d}.json"
 
     def log(self, run: str, epoch: int, rank: int, write_id: str, kind: str) -> str:
         """One rank's log of one epoch (`kind` is `events` or `samples`); `write_id` keeps attempts apart."""
-        name = f"{kind}-r{rank:04d}-{check_name(write_id, 'write id')}.parquet"
-        return f"{self.dataset}/runs/{check_name(run, 'run')}/logs/e{epoch:06d}/{name}"
+        if kind not in _KINDS:
+            raise ConfigError(f"log kind {kind!r} is unknown; use one of {', '.join(_KINDS)}")
+        name = f"{kind}-r{_count(rank, 'rank'):04d}-{check_name(write_id, 'write id')}.parquet"
+        return f"{self.dataset}/runs/{check_name(run, 'run')}/logs/e{_count(epoch, 'epoch'):06d}/{name}"

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -14,15 +16,27 @@ from numpy.typing import NDArray
 from foreshard.errors import SourceError
 from foreshard.storage import ObjectStore
 
+_READ_BYTES: Final = 64 << 20
+
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file of a snapshot: key in its store, size in bytes, entity tag and row count."""
+    """One file of a snapshot.
+
+    Attributes:
+        key: its key in the source's store.
+        size: bytes.
+        e_tag: digest of the content: the same files give the same fingerprint on every store.
+        rows: number of rows.
+        version: the store's own tag when the snapshot was taken; no part of the fingerprint. While it stands, the
+            content need not be read again to know that it is the same.
+    """
 
     key: str
     size: int
     e_tag: str
     rows: int
+    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,9 +67,13 @@ class Snapshot:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (first 32 hex digits) of keys, sizes, tags and row counts of the files, and the schema."""
+        """SHA-256 (first 32 hex digits) of keys, sizes, digests and row counts of the files, and the schema.
+
+        Not of where the files lie, nor of `schema_hex`, whose bytes another version of Arrow may write differently.
+        """
         state = [[f.key, f.size, f.e_tag, f.rows] for f in self.files]
-        return hashlib.sha256(json.dumps([state, self.schema_hex]).encode()).hexdigest()[:32]
+        columns = [[field.name, str(field.type), field.nullable] for field in self.schema]
+        return hashlib.sha256(json.dumps([state, columns]).encode()).hexdigest()[:32]
 
     def to_json(self) -> str:
         """Return the snapshot as JSON text."""
@@ -78,39 +96,70 @@ def take_snapshot(url: str, *, endpoint: str | None = None, required: Sequence[s
         required: columns that must be there (the target and key columns).
 
     Raises:
-        SourceError: no file, no row, files of different schemas, or a required column that is missing.
+        SourceError: no file, no row, an unreadable file, files of different schemas, or a required column that is
+            missing.
+        UnreachableError: there is no such folder, bucket or endpoint.
     """
-    store = ObjectStore.open(url, endpoint=endpoint)
+    store = ObjectStore.open(url, endpoint=endpoint, must_exist=True)
     metas = [meta for meta in store.list("") if meta.key.endswith(".parquet")]
     if not metas:
         raise SourceError(f"source {url} holds no .parquet file; point dataset.source at a folder of Parquet files")
     files: list[SourceFile] = []
     schema: pa.Schema | None = None
     for meta in metas:
-        footer = _open_parquet(store, meta.key)
-        found = footer.schema_arrow.remove_metadata()
+        with _open_parquet(store, meta.key) as parquet:
+            found, rows = parquet.schema_arrow.remove_metadata(), parquet.metadata.num_rows
         if schema is None:
             schema = found
         elif not found.equals(schema):
-            raise SourceError(f"source file {meta.key!r} in {url} has the schema {found}, others have {schema}")
-        # The content's digest, not the server's tag: the same files give the same fingerprint on every store.
-        digest = hashlib.sha256(store.get(meta.key)).hexdigest()[:32]
-        files.append(SourceFile(meta.key, meta.size, digest, footer.metadata.num_rows))
+            raise SourceError(
+                f"source file {meta.key!r} in {url} has other columns than {metas[0].key!r}: "
+                f"{_difference(schema, found)}; give all files of a source the same schema"
+            )
+        files.append(SourceFile(meta.key, meta.size, _digest(store, meta.key, meta.size), rows, meta.e_tag))
     assert schema is not None
     if not sum(file.rows for file in files):
         raise SourceError(f"source {url} has {len(files)} files but no row; there is nothing to train on")
-    for column in required:
-        if column not in schema.names:
-            raise SourceError(f"source {url} has no column {column!r}; it has {', '.join(schema.names)}")
+    _check_columns(url, schema, required)
     return Snapshot(url, endpoint, tuple(files), schema.serialize().to_pybytes().hex())
 
 
-def _open_parquet(store: ObjectStore, key: str) -> pq.ParquetFile:
+def _check_columns(url: str, schema: pa.Schema, wanted: Sequence[str]) -> None:
+    for column in wanted:
+        if column not in schema.names:
+            raise SourceError(f"source {url} has no column {column!r}; it has {', '.join(schema.names)}")
+
+
+def _difference(expected: pa.Schema, found: pa.Schema) -> str:
+    """Name the first column in which two schemas differ."""
+    for name in dict.fromkeys([*expected.names, *found.names]):
+        if name not in found.names:
+            return f"it lacks {name!r}"
+        if name not in expected.names:
+            return f"it has {name!r} beside"
+        if not expected.field(name).equals(found.field(name)):
+            return f"{name!r} is {found.field(name)}, not {expected.field(name)}"
+    return f"their order is {', '.join(found.names)}"
+
+
+def _digest(store: ObjectStore, key: str, size: int) -> str:
+    """Return the digest of an object's content, in bounded memory."""
+    digest = hashlib.sha256()
+    for start in range(0, size, _READ_BYTES):
+        digest.update(store.get_range(key, start, min(start + _READ_BYTES, size)))
+    return digest.hexdigest()[:32]
+
+
+@contextmanager
+def _open_parquet(store: ObjectStore, key: str) -> Generator[pq.ParquetFile]:
     filesystem, base = store.filesystem()
     try:
-        return pq.ParquetFile(filesystem.open_input_file(f"{base}/{key}"))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise SourceError(f"source file {key!r} in {store.url} is not readable as Parquet: {error}") from error
+        with filesystem.open_input_file(f"{base}/{key}") as raw:
+            yield pq.ParquetFile(raw, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise SourceError(
+            f"source file {key!r} in {store.url} is not readable as Parquet ({error}); write it again or remove it"
+        ) from error
 
 
 class SourceReader:
@@ -119,35 +168,58 @@ class SourceReader:
     Args:
         snapshot: what to read.
         columns: the columns wanted, all by default.
+
+    Raises:
+        SourceError: a column or file is not there, or a file's content is not what it was.
     """
 
     def __init__(self, snapshot: Snapshot, columns: Sequence[str] | None = None) -> None:
         self.snapshot = snapshot
         self.columns = list(columns) if columns is not None else list(snapshot.schema.names)
-        self._store = ObjectStore.open(snapshot.url, endpoint=snapshot.endpoint)
+        _check_columns(snapshot.url, snapshot.schema, self.columns)
+        self._store = ObjectStore.open(snapshot.url, endpoint=snapshot.endpoint, must_exist=True)
         self._check_unchanged()
 
     def _check_unchanged(self) -> None:
-        sizes = {meta.key: meta.size for meta in self._store.list("")}
+        found = {meta.key: meta for meta in self._store.list("")}
         for file in self.snapshot.files:
-            if sizes.get(file.key) != file.size:
-                raise SourceError(
-                    f"source file {file.key!r} in {self.snapshot.url} had {file.size} bytes in snapshot "
-                    f"{self.snapshot.fingerprint} and has {sizes.get(file.key)} now; sources are immutable, add files instead"
-                )
+            meta = found.get(file.key)
+            if meta is None:
+                now = "is gone"
+            elif meta.size != file.size:
+                now = f"has {meta.size} bytes now"
+            elif (meta.e_tag != file.version or not file.version) and (
+                _digest(self._store, file.key, file.size) != file.e_tag
+            ):
+                now = "has other content now"
+            else:
+                continue
+            raise SourceError(
+                f"source file {file.key!r} in {self.snapshot.url} had {file.size} bytes in snapshot "
+                f"{self.snapshot.fingerprint} and {now}; sources are immutable: put it back and add new files instead"
+            )
 
     def scan(self) -> Iterator[tuple[int, pa.Table]]:
         """Yield (first sample id, table) for every row group, in sample-id order."""
-        start = 0
+        yield from self._row_groups(None)
+
+    def _row_groups(self, wanted: NDArray[np.int64] | None) -> Iterator[tuple[int, pa.Table]]:
+        """Yield the row groups that hold any of the ascending ids `wanted`; the others are not read."""
+        first = 0
         for file in self.snapshot.files:
-            parquet = _open_parquet(self._store, file.key)
-            for group in range(parquet.num_row_groups):
-                table = parquet.read_row_group(group, columns=self.columns).select(self.columns)
-                yield start, table.replace_schema_metadata(None)
-                start += table.num_rows
+            if _holds(wanted, first, first + file.rows):
+                with _open_parquet(self._store, file.key) as parquet:
+                    start = first
+                    for group in range(parquet.num_row_groups):
+                        rows = parquet.metadata.row_group(group).num_rows
+                        if _holds(wanted, start, start + rows):
+                            table = parquet.read_row_group(group, columns=self.columns).select(self.columns)
+                            yield start, table.replace_schema_metadata(None)
+                        start += rows
+            first += file.rows
 
     def take(self, sample_ids: NDArray[np.int64]) -> pa.Table:
-        """Return the rows of the given sample ids, in the given order; each row group is read once.
+        """Return the rows of the given sample ids, in the given order; each row group is read at most once.
 
         Raises:
             SourceError: an id outside 0..rows-1.
@@ -158,12 +230,19 @@ class SourceReader:
         order = np.argsort(ids, kind="stable")
         wanted = ids[order]
         parts: list[pa.Table] = []
-        for start, table in self.scan():
+        for start, table in self._row_groups(wanted):
             low, high = np.searchsorted(wanted, [start, start + table.num_rows])
-            if high > low:
-                parts.append(table.take(wanted[low:high] - start))
+            parts.append(table.take(wanted[low:high] - start))
         if not parts:
             return pa.schema([self.snapshot.schema.field(c) for c in self.columns]).empty_table()
         inverse = np.empty(len(order), np.int64)
         inverse[order] = np.arange(len(order))
         return pa.concat_tables(parts).combine_chunks().take(inverse)
+
+
+def _holds(wanted: NDArray[np.int64] | None, start: int, end: int) -> bool:
+    """Whether any of the ascending ids lies in `[start, end)`; None stands for all ids."""
+    if wanted is None:
+        return True
+    low, high = np.searchsorted(wanted, [start, end])
+    return bool(low < high)

@@ -14,6 +14,8 @@ from foreshard.seeding import derive_seed, row_keys
 SPLITS: Final = ("train", "validation", "test")
 """Split names; a split's code is its position here."""
 
+_ROUNDING: Final = 1e-9
+
 
 def split_code(name: str) -> int:
     """Return the code of a split.
@@ -44,7 +46,7 @@ def assign_splits(sample_keys: NDArray[np.int64], fractions: Mapping[str, float]
     if unknown:
         raise ConfigError(f"splits {sorted(unknown)} are unknown; use {', '.join(SPLITS)}")
     shares = np.array([fractions.get(name, 0.0) for name in SPLITS])
-    if (shares < 0).any() or abs(shares.sum() - 1) > 1e-9:
+    if not (shares >= 0).all() or not abs(shares.sum() - 1) <= _ROUNDING:  # so put, NaN is refused too
         raise ConfigError(f"split fractions {dict(fractions)} must be at least 0 and add up to 1")
     # Bounds are integers: a comparison of floats could move a row when a library rounds differently.
     bounds = np.array([round(float(edge) * 2**53) for edge in np.cumsum(shares)[:-1]], np.uint64)

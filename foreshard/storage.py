@@ -1,27 +1,23 @@
 """One URL (`file://`, `s3://`, `memory://`) -> ranged reads, create-only puts, compare-and-swap and listing.
 
-obstore (Rust `object_store`) underneath. Credentials come from the environment or the standard AWS chain only; they
-are never part of a URL, stored or logged.
+obstore (Rust `object_store`) underneath; how an S3 bucket is reached is in `s3.py`.
 """
 
 import fcntl
 import hashlib
-import os
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Final
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import obstore
-from obstore import exceptions as ob
 from obstore.store import LocalStore, MemoryStore, S3Store
 
 from foreshard.errors import (
-    AccessDeniedError,
     ConfigError,
     ConflictError,
     ObjectExistsError,
@@ -29,14 +25,14 @@ from foreshard.errors import (
     StorageError,
     UnreachableError,
 )
+from foreshard.ranges import cut_ranges, merge_ranges
+from foreshard.s3 import S3Address
+from foreshard.storage_errors import translated
 
 if TYPE_CHECKING:
-    from obstore.store import S3Config
     from pyarrow.fs import FileSystem
 
-_RETRIES: Final = 4
-_RETRY_SECONDS: Final = 8.0
-_LOCKS: Final = ".locks"
+_LOCKS: Final = ".locks/"
 
 
 @dataclass(frozen=True)
@@ -54,65 +50,70 @@ class ObjectStore:
     Open one with `ObjectStore.open`. Instances may be shared by threads, but not carried over a fork.
     """
 
-    def __init__(self, url: str, store: LocalStore | S3Store | MemoryStore, endpoint: str | None = None) -> None:
+    def __init__(self, url: str, store: LocalStore | S3Store | MemoryStore, s3: S3Address | None = None) -> None:
         self.url = url
-        self.endpoint = endpoint
+        self.endpoint = s3.endpoint if s3 else None
         self._store = store
-        self._root = Path(urlsplit(url).path) if isinstance(store, LocalStore) else None
+        self._s3 = s3
+        self._root = store.prefix if isinstance(store, LocalStore) else None
         self._memory_lock = Lock()
 
     @classmethod
-    def open(cls, url: str, *, endpoint: str | None = None, region: str = "us-east-1") -> "ObjectStore":
+    def open(
+        cls, url: str, *, endpoint: str | None = None, region: str = "us-east-1", must_exist: bool = False
+    ) -> "ObjectStore":
         """Open a store and check once that it can be reached.
 
         Args:
-            url: `file:///folder` (made if missing), `s3://bucket[/prefix]` or `memory://`.
+            url: `file:///folder` (made if missing), `s3://bucket[/prefix]` or `memory://` (new and empty
+                each time).
             endpoint: for `s3://`, the server's URL where it is not AWS; `AWS_ENDPOINT_URL` if left out.
             region: for `s3://`, the bucket's region; `AWS_REGION` takes precedence.
+            must_exist: for `file://`, refuse a missing folder instead of making it.
 
         Raises:
-            ConfigError: the URL's scheme is unknown or its bucket is missing.
-            UnreachableError: the endpoint does not answer or has no such bucket.
-            AccessDeniedError: the credentials were refused.
+            ConfigError: the URL's scheme is unknown, its bucket is missing or it holds credentials.
+            UnreachableError: the endpoint does not answer or has no such bucket, or the folder cannot be made.
+            AccessDeniedError: there are no credentials, or they were refused.
         """
         parts = urlsplit(url)
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            raise ConfigError(
+                f"a {parts.scheme}:// store URL with '?', '#' or credentials before '@' is not usable: write %3F and "
+                "%23 in a file URL, and give credentials by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
         if parts.scheme == "memory":
             return cls(url, MemoryStore())
         if parts.scheme == "file":
-            return cls._open_local(url, parts.netloc, parts.path)
+            return cls._open_local(url, parts, must_exist=must_exist)
         if parts.scheme == "s3" and parts.netloc:
-            return cls._open_s3(url, endpoint or os.environ.get("AWS_ENDPOINT_URL"), region)
+            return cls._open_s3(url, S3Address.resolve(parts.netloc, parts.path, endpoint, region))
         raise ConfigError(f"store URL {url!r} is not usable: give file:///folder, s3://bucket/prefix or memory://")
 
     @classmethod
-    def _open_local(cls, url: str, netloc: str, path: str) -> "ObjectStore":
-        if netloc or not path:
+    def _open_local(cls, url: str, parts: SplitResult, *, must_exist: bool) -> "ObjectStore":
+        if parts.netloc or not parts.path:
             raise ConfigError(f"store URL {url!r} is not usable: a file URL has three slashes, like file:///data")
+        folder = Path(unquote(parts.path))
+        if must_exist and not folder.is_dir():
+            raise UnreachableError(f"there is no folder {str(folder)!r}; check the URL {url!r}")
         try:
-            Path(path).mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UnreachableError(f"store folder {path!r} cannot be made: {error}") from error
-        return cls(url, LocalStore(path, mkdir=True))
+            raise UnreachableError(f"store folder {str(folder)!r} cannot be made: {error}") from error
+        return cls(url, LocalStore(folder, mkdir=True))
 
     @classmethod
-    def _open_s3(cls, url: str, endpoint: str | None, region: str) -> "ObjectStore":
-        config: S3Config = {"region": os.environ.get("AWS_REGION", region)}
-        if endpoint:
-            config["endpoint"] = endpoint
-        raw = S3Store.from_url(
-            url,
-            config=config,
-            client_options={
-                "allow_http": True,
-                "timeout": timedelta(seconds=30),
-                "connect_timeout": timedelta(seconds=3),
-            },
-            retry_config={"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=_RETRY_SECONDS)},
-        )
-        store = cls(url, raw, endpoint)
-        with store._errors("(opening)"):
-            next(iter(obstore.list(raw, chunk_size=1)), None)
-        return store
+    def _open_s3(cls, url: str, address: S3Address) -> "ObjectStore":
+        probe = cls(url, address.connect(quick=True), address)
+        try:
+            with probe._errors("(opening)"):
+                next(iter(obstore.list(probe._store, chunk_size=1)), None)
+        except StorageError as error:
+            if type(error) is not StorageError:
+                raise
+            raise UnreachableError(f"{error}; check that the endpoint is an S3 server and the bucket's name") from error
+        return cls(url, address.connect(), address)
 
     # -- reading --------------------------------------------------------------------------------------
     def get(self, key: str) -> bytes:
@@ -140,21 +141,40 @@ class ObjectStore:
 
         Raises:
             ObjectNotFoundError: there is no such object.
-            StorageError: the object is shorter than `end`.
+            StorageError: the object is shorter than `end`, or the range is not one.
         """
-        with self._errors(key):
+        self._check_range(key, start, end)
+        if start == end:
+            return memoryview(b"")
+        with self._beyond_end(key, end), self._errors(key):
             raw = memoryview(obstore.get_range(self._store, key, start=start, end=end))
-        self._check_length(key, start, end, raw)
+            if len(raw) != end - start:
+                raise StorageError(f"{key!r} in {self.url} gave {len(raw)} bytes for the range [{start}, {end})")
         return raw
 
     def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
-        """Return several byte ranges of one object; neighbours are fetched in one request."""
-        with self._errors(key):
-            parts = obstore.get_ranges(self._store, key, starts=[r[0] for r in ranges], ends=[r[1] for r in ranges])
-        views = [memoryview(part) for part in parts]
-        for (start, end), view in zip(ranges, views, strict=True):
-            self._check_length(key, start, end, view)
-        return views
+        """Return several byte ranges of one object; neighbours come from one request and share its memory.
+
+        Raises:
+            ObjectNotFoundError: there is no such object.
+            StorageError: the object is shorter than the end of a range, or a range is not one.
+        """
+        for start, end in ranges:
+            self._check_range(key, start, end)
+        spans = merge_ranges(ranges)
+        # Merged here, as obstore's own merging panics where a merged range reaches beyond the object's end.
+        with self._beyond_end(key, max((end for _, end in spans), default=0)), self._errors(key):
+            buffers = [
+                memoryview(part)
+                for part in obstore.get_ranges(
+                    self._store, key, starts=[s for s, _ in spans], ends=[e for _, e in spans], coalesce=0
+                )
+            ]
+            if [len(b) for b in buffers] != [end - start for start, end in spans]:
+                raise StorageError(
+                    f"{key!r} in {self.url} gave {[len(b) for b in buffers]} bytes for the ranges {spans}"
+                )
+        return cut_ranges(ranges, spans, buffers)
 
     def exists(self, key: str) -> bool:
         """Whether there is an object under this key."""
@@ -166,7 +186,10 @@ class ObjectStore:
         return True
 
     def list(self, prefix: str, *, after: str | None = None) -> Iterator[ObjectMeta]:
-        """Yield the objects below a prefix in key order, those after the key `after` only if it is given."""
+        """Yield the objects below a prefix in key order, those after the key `after` only if it is given.
+
+        A prefix is whole path segments: `runs/a` holds `runs/a/x`, not `runs/ab`.
+        """
         with self._errors(prefix):
             found = [
                 ObjectMeta(meta["path"], meta["size"], meta["e_tag"] or "")
@@ -231,6 +254,11 @@ class ObjectStore:
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete objects; those that do not exist are passed over."""
+        if isinstance(self._store, S3Store):
+            if keys:  # one request for each thousand; MinIO's answer to a repeated key cannot be parsed
+                with self._errors(keys[0]):
+                    obstore.delete(self._store, list(dict.fromkeys(keys)))
+            return
         for key in keys:
             try:
                 with self._errors(key):
@@ -241,23 +269,40 @@ class ObjectStore:
     # -- tables ---------------------------------------------------------------------------------------
     def filesystem(self) -> tuple["FileSystem", str]:
         """Return a pyarrow filesystem and the base path of this store in it, for pyarrow.dataset and pandas."""
+        if self._s3 is not None:
+            return self._tables, f"{self._s3.bucket}/{self._s3.prefix}".rstrip("/")
+        if self._root is not None:
+            return self._tables, str(self._root)
+        raise ConfigError(f"{self.url} has no filesystem view; use a file:// or s3:// store for tables")
+
+    @cached_property
+    def _tables(self) -> "FileSystem":
+        if self._s3 is not None:
+            return self._s3.filesystem()
         from pyarrow import fs
 
-        if self._root is not None:
-            return fs.LocalFileSystem(), str(self._root)
-        if not isinstance(self._store, S3Store):
-            raise ConfigError(f"{self.url} has no filesystem view; use a file:// or s3:// store for tables")
-        import s3fs
-
-        parts = urlsplit(self.url)
-        remote = s3fs.S3FileSystem(endpoint_url=self.endpoint) if self.endpoint else s3fs.S3FileSystem()
-        handler: Any = fs.FSSpecHandler  # its stub misses methods, so it looks abstract
-        return fs.PyFileSystem(handler(remote)), f"{parts.netloc}{parts.path}".rstrip("/")
+        return fs.LocalFileSystem()
 
     # -- inside ---------------------------------------------------------------------------------------
-    def _check_length(self, key: str, start: int, end: int, raw: memoryview) -> None:
-        if len(raw) != end - start:
-            raise StorageError(f"{key!r} in {self.url} gave {len(raw)} bytes for the range [{start}, {end})")
+    def _check_range(self, key: str, start: int, end: int) -> None:
+        if not 0 <= start <= end:
+            raise StorageError(f"[{start}, {end}) is not a byte range of {key!r} in {self.url}")
+
+    @contextmanager
+    def _beyond_end(self, key: str, end: int) -> Generator[None]:
+        """Servers and local files word a range beyond the end differently: say it once, with both figures."""
+        try:
+            yield
+        except StorageError as error:
+            if type(error) is not StorageError:
+                raise
+            with self._errors(key):
+                size = obstore.head(self._store, key)["size"]
+            if end > size:
+                raise StorageError(
+                    f"{key!r} in {self.url} has {size} bytes; a range up to {end} was asked for"
+                ) from error
+            raise
 
     def _tag(self, raw: bytes, tag: str | None) -> str:
         """S3 servers' own tag; elsewhere a digest of the content, as local tags repeat within a clock tick."""
@@ -280,33 +325,5 @@ class ObjectStore:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
 
-    @contextmanager
-    def _errors(self, key: str) -> Generator[None]:
-        where = f"{key!r} in {self.url}" + (f" at {self.endpoint}" if self.endpoint else "")
-        try:
-            yield
-        except ob.AlreadyExistsError as error:
-            raise ObjectExistsError(f"{where} exists already with other content") from error
-        except ob.PreconditionError as error:
-            raise ConflictError(f"{where} was replaced by someone else meanwhile; read it again") from error
-        except FileNotFoundError as error:
-            if isinstance(self._store, S3Store) and "NoSuchBucket" in str(error):
-                raise UnreachableError(f"the bucket of {self.url} does not exist; create it first") from error
-            raise ObjectNotFoundError(f"there is no object {where}") from error
-        except (ob.PermissionDeniedError, ob.UnauthenticatedError, PermissionError) as error:
-            raise AccessDeniedError(
-                f"access to {where} was denied; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy"
-            ) from error
-        except ob.BaseError as error:
-            raise self._transport_error(where, error) from error
-
-    def _transport_error(self, where: str, error: Exception) -> StorageError:
-        text = str(error).split("\n\nDebug", maxsplit=1)[0]
-        if "NoSuchBucket" in text:
-            return UnreachableError(f"the bucket of {self.url} does not exist; create it first")
-        if any(sign in text for sign in ("error sending request", "Connect", "timed out", "credential", "169.254")):
-            return UnreachableError(
-                f"{where} cannot be reached; check the endpoint, that the server runs, and that AWS_ACCESS_KEY_ID and "
-                f"AWS_SECRET_ACCESS_KEY are set ({text})"
-            )
-        return StorageError(f"{where}: {text}")
+    def _errors(self, key: str) -> AbstractContextManager[None]:
+        return translated(key, self.url, self._s3)

@@ -1,0 +1,69 @@
+# foreshard: everything a person types. Needs Python 3.11 or newer, make and access to a Python package index.
+.DEFAULT_GOAL := help
+.PHONY: help setup run ui test check lint types defs format constraints clean
+
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+FORESHARD_HOME ?= .foreshard
+ARGS ?=
+# uv does not read pip's own variable for local wheels.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+export DAGSTER_DISABLE_TELEMETRY := 1
+
+help: ## show this help
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
+	@echo; echo "  make run resumes a run that was stopped or killed and starts anew after a finished one."
+	@echo "  make run ARGS=--fresh starts anew at once; make run ARGS=--help lists its options."
+
+setup: .venv/.dev ## make the virtual environment with everything for development
+
+run: .venv/.run ## train on 336,776 flights while Dagster re-shards them under the training job
+	@$(BIN)/python -m examples.flights --home $(FORESHARD_HOME) $(ARGS)
+
+ui: .venv/.run ## look at the demo's assets, runs and plots in the Dagster UI
+	@$(BIN)/python -m examples.flights.ui --home $(FORESHARD_HOME) $(ARGS)
+
+test: .venv/.dev ## run every test; they start the servers they need
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+check: lint types defs test ## everything that CI checks: ruff, pyright, dg check defs, tests
+
+lint: .venv/.dev ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/.dev ## pyright, strict on foreshard/
+	$(BIN)/pyright
+
+defs: .venv/.dev ## load and validate the Dagster definitions
+	$(BIN)/dg check defs
+
+format: .venv/.dev ## let ruff format and fix what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+constraints: .venv/.dev ## pin every installed version in constraints.txt
+	$(BIN)/python tools/pin.py > constraints.partial && mv constraints.partial constraints.txt
+
+clean: ## remove the virtual environment and the demo's data
+	rm -rf .venv $(FORESHARD_HOME)
+
+.venv/.run: pyproject.toml constraints.txt | .venv/bin/uv
+	$(call install,.[dagster,demo])
+
+.venv/.dev: pyproject.toml constraints.txt | .venv/bin/uv
+	$(call install,.[dev,demo])
+	@touch .venv/.run
+
+# uv installs in seconds; where it cannot reach the index that pip is configured for, pip itself does it.
+define install
+$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '$(1)' || \
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '$(1)'
+@touch $@
+endef
+
+.venv/bin/uv:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; give it as make PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv

@@ -1,0 +1,1 @@
+"""The Dagster code location: partitions, jobs, checks, sensors and schedules around the assets."""

@@ -1,0 +1,181 @@
+"""Dagster beside the training job: its daemon as a child process, and waiting for the layouts that it publishes."""
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from foreshard.errors import DeadlineError, ForeshardError
+from foreshard.keys import generation_key, parse_generation_key
+from foreshard.shards.manifest import LayoutRef
+from foreshard.shards.repository import Repository
+
+if TYPE_CHECKING:
+    from dagster import DagsterRun
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+_POLL_SECONDS: Final = 0.2
+_STAGE_SECONDS: Final = 1.0
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def environment(home: Path, config: Path) -> dict[str, str]:
+    """Return the environment of every Dagster process: which instance, which configuration, and no telemetry."""
+    return {
+        **os.environ,
+        "DAGSTER_HOME": str(home),
+        "FORESHARD_CONFIG": str(config),
+        "DAGSTER_DISABLE_TELEMETRY": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def prepare_home(home: Path) -> None:
+    """Make the Dagster instance's folder with its settings, if it is not there."""
+    home.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(ROOT / "deploy" / "dagster.local.yaml", home / "dagster.yaml")
+
+
+def stop_strays(home: Path) -> int:
+    """Kill Dagster processes that a killed run left behind on this instance; return how many there were.
+
+    The caller holds the lock of the folder, so nobody else uses the instance. Only processes that carry its path in
+    their environment are touched.
+    """
+    marker = f"DAGSTER_HOME={home}\0".encode()
+    strays = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        pid = int(folder.name)
+        try:
+            mine = marker in (folder / "environ").read_bytes() + b"\0"
+        except OSError:  # it ended meanwhile, or belongs to another user
+            continue
+        if mine and pid != os.getpid():
+            os.kill(pid, signal.SIGKILL)
+            strays += 1
+    return strays
+
+
+@contextmanager
+def daemon(home: Path, config: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `dagster-daemon` (sensors, schedules, retries) on the instance while the context lasts.
+
+    Its output goes to `daemon.log` in the instance's folder. It ends with this process, even if that is killed.
+    """
+    command = [str(Path(sys.executable).with_name("dagster-daemon")), "run", "-w", str(ROOT / "workspace.yaml")]
+    with (home / "daemon.log").open("ab") as log:
+        child = subprocess.Popen(  # noqa: S603 - our own virtual environment's program
+            command,
+            cwd=ROOT,
+            env=environment(home, config),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - prctl alone, before any thread exists in the child
+        )
+    try:
+        yield child
+    finally:
+        child.terminate()
+        try:
+            child.wait(10)
+        except subprocess.TimeoutExpired:
+            child.kill()
+        stop_strays(home)
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class ControlLoop:
+    """Waits for layouts, and says what Dagster is doing meanwhile.
+
+    Args:
+        repository: the dataset's repository.
+        home: the Dagster instance's folder.
+        run: the training job's name.
+        every: a boundary is an epoch divisible by this.
+        deadline: seconds a generation may take.
+    """
+
+    def __init__(self, repository: Repository, home: Path, run: str, *, every: int, deadline: float) -> None:
+        from dagster import DagsterInstance
+
+        self._repository, self._run, self._every, self._deadline = repository, run, every, deadline
+        self._instance: DagsterInstance = DagsterInstance.from_config(str(home))
+
+    def recover(self) -> int:
+        """Report runs whose process died with a killed `make run` as failed, so that Dagster's retries take over."""
+        from dagster import DagsterRunStatus, RunsFilter
+
+        dead = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
+        runs = self._instance.get_runs(RunsFilter(statuses=dead))
+        for run in runs:
+            self._instance.report_run_failed(run, "its process was killed together with `make run`")
+        return len(runs)
+
+    def boundary(self, epoch: int) -> int:
+        """Return the boundary whose layout an epoch is trained on."""
+        return (epoch - 1) // self._every * self._every
+
+    def layout(self, epoch: int, say: Callable[[str], None]) -> LayoutRef:
+        """Return the layout of an epoch's boundary, waiting until Dagster has published it.
+
+        Raises:
+            ForeshardError: the generation's run failed for good.
+            DeadlineError: it took too long.
+        """
+        key = generation_key(self._run, self.boundary(epoch))
+        start, asked = time.monotonic(), 0.0
+        while True:
+            current = self._repository.current()
+            if current is not None and current.ref.generation == key:
+                return current.ref
+            if current is not None and parse_generation_key(current.ref.generation)[1] > self.boundary(epoch):
+                # A resumed job trains an epoch again whose successor layout is out already.
+                return self._repository.layouts(key)[-1]
+            now = time.monotonic()
+            if now - start > self._deadline:
+                raise DeadlineError(
+                    f"generation {key} was not published within {self._deadline:.0f} s; `make ui` shows its run, "
+                    "daemon.log in the Dagster folder what the daemon says"
+                )
+            if now - asked > _STAGE_SECONDS:
+                say(self._stage(key))
+                asked = now
+            time.sleep(_POLL_SECONDS)
+
+    def _stage(self, key: str) -> str:
+        """Say in a few words what the generation's run is doing."""
+        from dagster import DagsterRunStatus, RunsFilter
+
+        runs = self._instance.get_runs(RunsFilter(tags={"dagster/partition": key}), limit=1)
+        if not runs:
+            return f"{key}: waiting for the sensor"
+        run = runs[0]
+        if run.status == DagsterRunStatus.FAILURE and not _will_retry(run):
+            raise ForeshardError(f"generation {key} failed in Dagster run {run.run_id}; `make ui` shows why")
+        return f"{key}: {self._newest_step(run)}"
+
+    def _newest_step(self, run: "DagsterRun") -> str:
+        statistics: Any = self._instance.get_run_step_stats(run.run_id)
+        begun = [step for step in statistics if step.start_time is not None]
+        if not begun:
+            return f"run {run.status.value.lower()}"
+        return max(begun, key=lambda step: step.start_time).step_key.replace("__", "/")
+
+
+def _will_retry(run: "DagsterRun") -> bool:
+    """Dagster decides after the failure event; until it has said no, a retry may come."""
+    return run.tags.get("dagster/will_retry", "true") != "false"

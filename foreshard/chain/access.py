@@ -1,0 +1,234 @@
+"""Stages that read what training jobs reported: validated events, and a forecast of what comes next."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from foreshard.access.history import History, chunk_history, sample_counts
+from foreshard.access.ingest import Ingested, ingest
+from foreshard.access.schema import EVENT_SCHEMA, SAMPLE_SCHEMA
+from foreshard.chain.context import Context, Inputs
+from foreshard.chain.result import StageResult, digest_of, head
+from foreshard.splits import split_code
+
+if TYPE_CHECKING:
+    from foreshard.forecast.ranking import ForecastResult
+
+STAGE_EVENTS: Final = "access/events"
+STAGE_FORECAST: Final = "access/forecast"
+
+
+def events_stage(context: Context, generation: str) -> StageResult:
+    """Gather the window's logs, validate them, and write them compacted; problems are written beside them.
+
+    Nothing is raised for a malformed log: `check_events` decides, so that what is wrong can be looked at.
+    """
+    inputs = context.inputs(generation)
+    found = _ingest(context, inputs)
+    work = context.work(generation)
+    problems = [asdict(problem) for problem in found.problems]
+    markers = [
+        {"epoch": m.epoch, "generation": m.generation, "steps": m.steps, "draws": m.draws, "world_size": m.world_size}
+        for m in found.markers
+    ]
+    version = digest_of(
+        work.put_table("events", found.events),
+        work.put_table("samples", found.samples),
+        work.put_json("events", {"problems": problems, "markers": markers, "fingerprint": inputs.fingerprint}),
+    )
+    misses = found.events.num_rows - _true(found.events.column("hit"))
+    return StageResult(
+        data_version=version,
+        metadata={
+            "run": inputs.run,
+            "epochs": len(inputs.epochs),
+            "first_epoch": inputs.epochs.start,
+            "touches": found.events.num_rows,
+            "misses": misses,
+            "draws": sum(m.draws for m in found.markers),
+            "problems": len(problems),
+            "snapshot": inputs.fingerprint,
+        },
+        tables={"markers": markers, "problems": problems[:50]},
+    )
+
+
+def _ingest(context: Context, inputs: Inputs) -> Ingested:
+    if inputs.bootstrap:
+        return Ingested(EVENT_SCHEMA.empty_table(), SAMPLE_SCHEMA.empty_table(), (), ())
+    return ingest(context.store, context.keys, inputs.run, inputs.epochs)
+
+
+def _true(column: pa.ChunkedArray) -> int:
+    return int(np.count_nonzero(column.to_numpy(zero_copy_only=False))) if len(column) else 0
+
+
+def forecast_stage(context: Context, generation: str) -> StageResult:
+    """Predict the next epoch's draws of every sample, and rank the parent's chunks by what they will be asked for.
+
+    Writes `heat` (float32 per sample), `forecast` (ranked chunks of the layout read so far) and the forecast's error.
+    A first layout has no log to learn from: every training sample is expected once.
+    """
+    inputs = context.inputs(generation)
+    splits = context.repository.load_splits(inputs.fingerprint)
+    train = splits == split_code("train")
+    if inputs.bootstrap:
+        return _uniform_forecast(context, generation, train)
+    work = context.work(generation)
+    samples = work.table("samples", stage=STAGE_EVENTS)
+    markers = work.json("events", stage=STAGE_EVENTS)["markers"]
+    heat = expected_draws(samples, train, inputs.epochs, [int(m["draws"]) for m in markers])
+    history, chunks = _parent_history(context, inputs, samples, train)
+    result = _forecast(context, history)
+    table = _rename_chunks(result.table, chunks)
+    summary = result.backtest.summary() if result.backtest is not None else []
+    figures = {
+        "model": result.chosen,
+        "error": float(result.error),
+        "steps": int(markers[-1]["steps"]),
+        "draws": float(heat.sum()),
+    }
+    version = digest_of(
+        work.put_table("forecast", table),
+        work.put_table("heat", pa.table({"heat": pa.array(heat)})),
+        work.put_json("forecast", figures),
+    )
+    from foreshard.forecast.plots import forecast_plots
+
+    return StageResult(
+        data_version=version,
+        metadata={**figures, "chunks": table.num_rows, "windows": len(history.epochs), **heat_figures(heat[train])},
+        tables={"backtest": summary[:50], "hottest": head(table, 20)},
+        plots=forecast_plots(result, history),
+    )
+
+
+def _uniform_forecast(context: Context, generation: str, train: NDArray[np.bool_]) -> StageResult:
+    heat = train.astype(np.float32)
+    draws = int(train.sum())
+    steps = -(-draws // context.config.loader.global_batch)
+    work = context.work(generation)
+    figures = {"model": "uniform", "error": 0.0, "steps": max(1, steps), "draws": float(draws)}
+    version = digest_of(work.put_table("heat", pa.table({"heat": pa.array(heat)})), work.put_json("forecast", figures))
+    return StageResult(data_version=version, metadata={**figures, "chunks": 0, **heat_figures(heat[train])})
+
+
+def expected_draws(samples: pa.Table, train: NDArray[np.bool_], epochs: range, draws: list[int]) -> NDArray[np.float32]:
+    """Return the draws expected of every sample in the next epoch: float32, shape (n,), zero outside the train split.
+
+    Args:
+        samples: counts per (epoch, phase, sample).
+        train: shape (n,), which samples are ever drawn.
+        epochs: the window.
+        draws: samples drawn in each epoch of it; the last one's total is expected again.
+    """
+    from foreshard.forecast.heat import sample_heat
+
+    counts = sample_counts(samples, len(train), list(epochs))[:, train]
+    heat = np.zeros(len(train), np.float32)
+    heat[train] = sample_heat(counts, draws=float(draws[-1]))
+    return heat
+
+
+def heat_figures(heat: NDArray[np.float32]) -> dict[str, float]:
+    """Return how unevenly draws are spread: shares of the hottest 1 % and 10 % of samples in all draws."""
+    total = float(heat.sum())
+    descending = np.sort(heat)[::-1]
+    shares = {1: max(1, len(heat) // 100), 10: max(1, len(heat) // 10)}
+    return {
+        f"heat_share_top_{p}_percent": float(descending[:k].sum()) / total if total else 0.0 for p, k in shares.items()
+    }
+
+
+def _parent_history(
+    context: Context, inputs: Inputs, samples: pa.Table, train: NDArray[np.bool_]
+) -> tuple[History, NDArray[np.int32]]:
+    """History of the parent's training chunks, and their numbers."""
+    phases = context.config.loader.phases
+    if inputs.parent is None:
+        chunk_of = (np.arange(len(train)) // context.config.reshard.max_chunk_rows).astype(np.int32)
+        count = int(chunk_of[-1]) + 1
+    else:
+        manifest = context.repository.open(inputs.parent)
+        chunk_of, count = manifest.chunk_of, len(manifest.rows)
+    chunks = np.unique(chunk_of[train]).astype(np.int32)
+    return select_chunks(chunk_history(samples, chunk_of, count, phases), chunks), chunks
+
+
+def select_chunks(history: History, chunks: NDArray[np.int32]) -> History:
+    """Return the history of some chunks; column i is then chunk `chunks[i]`."""
+    return History(history.counts[:, chunks], history.epochs, history.phases, history.phases_per_epoch)
+
+
+def _rename_chunks(table: pa.Table, chunks: NDArray[np.int32]) -> pa.Table:
+    position = table.schema.get_field_index("chunk")
+    renamed = pa.array(chunks[table.column("chunk").to_numpy()], pa.int32())
+    return table.set_column(position, table.schema.field(position), renamed)
+
+
+def _forecast(context: Context, history: History) -> "ForecastResult":
+    from foreshard.forecast.ranking import forecast_chunks
+
+    return forecast_chunks(history, cache_fraction=context.config.loader.cache_fraction)
+
+
+def rank_layout(
+    context: Context,
+    inputs: Inputs,
+    chunk_of: NDArray[np.int32],
+    splits: NDArray[np.uint8],
+    heat: NDArray[np.float32],
+) -> tuple[pa.Table, NDArray[np.float64]]:
+    """Project the window's log on a new layout and rank its chunks.
+
+    Args:
+        context: the shared context.
+        inputs: what the generation is pinned to.
+        chunk_of: shape (n,), chunk of every sample in the new layout.
+        splits: shape (n,).
+        heat: shape (n,), expected draws.
+
+    Returns:
+        The forecast table of the training chunks, and how often each chunk was asked for in the window (all chunks).
+    """
+    count = int(chunk_of.max()) + 1
+    train = splits == split_code("train")
+    chunks = np.unique(chunk_of[train]).astype(np.int32)
+    if inputs.bootstrap:
+        expected = np.bincount(chunk_of, weights=heat, minlength=count)[chunks]
+        table = uniform_ranking(expected, context.config.loader.phases)
+        return _rename_chunks(table, chunks), np.zeros(count)
+    work = context.work(inputs.generation)
+    samples = work.table("samples", stage=STAGE_EVENTS)
+    history = chunk_history(samples, chunk_of, count, context.config.loader.phases)
+    model = work.json("forecast", stage=STAGE_FORECAST)["model"]
+    from foreshard.forecast.ranking import forecast_chunks
+
+    result = forecast_chunks(
+        select_chunks(history, chunks), cache_fraction=context.config.loader.cache_fraction, names=(model,)
+    )
+    return _rename_chunks(result.table, chunks), history.counts.sum(axis=0)
+
+
+def uniform_ranking(expected: NDArray[np.float64], phases: int) -> pa.Table:
+    """Rank chunks before any log exists: draws come as a Poisson process at the expected rate, even over an epoch."""
+    from foreshard.forecast.ranking import FORECAST_SCHEMA
+
+    order = np.argsort(-expected, kind="stable")
+    rate = expected[order]
+    spread = 1.96 * np.sqrt(rate)
+    columns = {
+        "chunk": order,
+        "expected": rate,
+        "probability": -np.expm1(-rate),
+        "next_probability": -np.expm1(-rate / phases),
+        "lower": np.maximum(0.0, rate - spread),
+        "upper": rate + spread,
+        "first_phase": np.zeros(len(order), np.int16),
+        "rank": np.arange(len(order)),
+        "model": ["uniform"] * len(order),
+    }
+    return pa.table({field.name: pa.array(columns[field.name], field.type) for field in FORECAST_SCHEMA})

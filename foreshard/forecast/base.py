@@ -1,0 +1,96 @@
+"""What a forecaster is, what it returns, and the count distribution behind probabilities and bounds."""
+
+from dataclasses import dataclass
+from typing import Final, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foreshard.access.history import History
+from foreshard.errors import ConfigError
+
+INTERVAL: Final = 0.8
+"""Share of outcomes that lie between `lower` and `upper`."""
+
+_Z: Final = 1.2815515655446004
+"""Standard normal quantile of (1 + INTERVAL) / 2."""
+
+_NEARLY_POISSON: Final = 1e-9
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Accesses of C chunks in each of the next H windows; every array has shape (H, C).
+
+    Attributes:
+        expected: mean number of draws; what chunks are ranked by.
+        probability: of at least one draw.
+        lower: bound below which the number falls in 10 % of cases.
+        upper: bound above which it falls in 10 % of cases.
+        model: name of the forecaster.
+    """
+
+    expected: NDArray[np.float64]
+    probability: NDArray[np.float64]
+    lower: NDArray[np.float64]
+    upper: NDArray[np.float64]
+    model: str
+
+
+class Forecaster(Protocol):
+    """Learns from a history and tells the windows after it. Deterministic: no clock, no unseeded randomness.
+
+    Attributes:
+        name: its name in `FORECASTERS`.
+        min_windows: it abstains from histories shorter than this.
+    """
+
+    name: str
+    min_windows: int
+
+    def fit(self, history: History) -> Self:
+        """Learn from a history of at least `min_windows` windows.
+
+        Raises:
+            ConfigError: the history is shorter.
+        """
+        ...
+
+    def predict(self, horizon: int) -> Forecast:
+        """Return the next `horizon` windows."""
+        ...
+
+
+def require_windows(name: str, needed: int, history: History) -> None:
+    """Refuse a history that is too short.
+
+    Raises:
+        ConfigError: naming the forecaster, what it needs and what there is.
+    """
+    if history.windows < needed:
+        raise ConfigError(
+            f"forecaster {name!r} needs {needed} windows and the history has {history.windows}; "
+            "log more epochs, or choose 'ewma'"
+        )
+
+
+def count_forecast(expected: NDArray[np.float64], dispersion: float, model: str) -> Forecast:
+    """Return the forecast of counts that are negative binomial with the given means.
+
+    The variance is `mean + dispersion * mean**2`; dispersion 0 is the Poisson distribution. The bounds are those of the
+    gamma distribution of equal mean and variance, by the cube-root approximation of Wilson and Hilferty (PNAS 17,
+    1931), widened to include the mean.
+
+    Args:
+        expected: shape (H, C), not negative.
+        dispersion: at least 0.
+        model: name of the forecaster.
+    """
+    mean = np.maximum(expected, 0.0)
+    rate = mean if dispersion < _NEARLY_POISSON else np.log1p(dispersion * mean) / dispersion
+    # Shape of the gamma distribution with this mean and variance; a mean of 0 gives bounds of 0 below.
+    shape = np.maximum(mean, 1e-12) / (1.0 + dispersion * mean)
+    centre, spread = 1.0 - 1.0 / (9.0 * shape), _Z / (3.0 * np.sqrt(shape))
+    lower = mean * np.maximum(centre - spread, 0.0) ** 3
+    upper = mean * np.maximum(centre + spread, 0.0) ** 3
+    return Forecast(mean, -np.expm1(-rate), np.minimum(lower, mean), np.maximum(upper, mean), model)

@@ -1,0 +1,120 @@
+"""Calibration of probabilities: Platt scaling, kept only where it helps on windows it has not seen.
+
+Platt, "Probabilistic outputs for support vector machines" (1999), with his smoothed targets. Isotonic calibration on
+one origin was found to be catastrophic for re-fitted models (research/forecast.md §2b), so it is not offered.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+_CLIP: Final = 1e-6
+"""Probabilities are kept this far from 0 and 1, so that one surprise costs 14 nats and not infinitely many."""
+
+_MAX_POINTS: Final = 200_000
+_ROUNDS: Final = 50
+_MARGIN: Final = 1e-3
+"""Relative gain in log-loss below which the plain probability is kept."""
+
+Probabilities = NDArray[np.float64 | np.float32]
+
+
+@dataclass(frozen=True)
+class Platt:
+    """Logistic curve on the log-odds; monotone, so it never changes a ranking.
+
+    Attributes:
+        slope: above 0; below 1 it draws probabilities towards the middle.
+        intercept: shift of the log-odds.
+    """
+
+    slope: float
+    intercept: float
+
+    def apply(self, probability: Probabilities) -> NDArray[np.float64]:
+        """Return calibrated probabilities of the same shape."""
+        return _sigmoid(self.slope * _log_odds(probability) + self.intercept)
+
+
+def log_loss(probability: Probabilities, accessed: NDArray[np.bool_]) -> float:
+    """Return the mean negative log-likelihood, in nats, of what happened."""
+    clipped = np.clip(np.asarray(probability, np.float64), _CLIP, 1 - _CLIP)
+    return float(-np.mean(np.log(np.where(accessed, clipped, 1 - clipped))))
+
+
+def brier(probability: Probabilities, accessed: NDArray[np.bool_]) -> float:
+    """Return the mean squared difference between probabilities and what happened."""
+    return float(np.mean((np.asarray(probability, np.float64) - accessed) ** 2))
+
+
+def fit_platt(probability: Probabilities, accessed: NDArray[np.bool_]) -> Platt | None:
+    """Fit the curve by Newton's method on at most 200,000 evenly spaced points.
+
+    Args:
+        probability: any shape.
+        accessed: of the same shape, what happened.
+
+    Returns:
+        The curve; None where all outcomes are alike or higher probabilities went with fewer accesses.
+    """
+    stride = max(1, -(-probability.size // _MAX_POINTS))
+    x = _log_odds(probability.ravel()[::stride])
+    y = accessed.ravel()[::stride]
+    yes = int(y.sum())
+    no = len(y) - yes
+    if not yes or not no:
+        return None
+    target = np.where(y, (yes + 1) / (yes + 2), 1 / (no + 2))
+    features = np.stack([x, np.ones_like(x)])
+    weights = np.array([1.0, 0.0])
+    loss = _cross_entropy(weights @ features, target)
+    for _ in range(_ROUNDS):
+        p = _sigmoid(weights @ features)
+        slope = features @ (p - target) / len(x)
+        curvature = (features * (p * (1 - p))) @ features.T / len(x) + 1e-9 * np.eye(2)
+        step = np.linalg.solve(curvature, slope)
+        # Halve the step until it helps: full Newton steps may overshoot on a flat sigmoid.
+        while (better := _cross_entropy((weights - step) @ features, target)) > loss and np.abs(step).max() > _CLIP:
+            step /= 2
+        if loss - better < 1e-12:  # noqa: PLR2004 -- rounding, not a tunable
+            break
+        weights, loss = weights - step, better
+    return Platt(float(weights[0]), float(weights[1])) if weights[0] > 0 else None
+
+
+def choose_platt(
+    probabilities: Sequence[Probabilities], outcomes: Sequence[NDArray[np.bool_]], unseen: int
+) -> Platt | None:
+    """Return the curve fitted on all origins, if one fitted without the newest lowers the log-loss there.
+
+    Args:
+        probabilities: per origin, oldest first, shape (H, C).
+        outcomes: per origin, of the same shape.
+        unseen: how many of the newest origin's last windows no older origin was scored on.
+
+    Returns:
+        The curve, or None to keep the plain probability.
+    """
+    if len(probabilities) < 2:  # noqa: PLR2004 -- one to fit, one to judge
+        return None
+    trial = fit_platt(np.concatenate(probabilities[:-1]), np.concatenate(outcomes[:-1]))
+    newest, happened = probabilities[-1][-unseen:], outcomes[-1][-unseen:]
+    if trial is None or log_loss(trial.apply(newest), happened) >= (1 - _MARGIN) * log_loss(newest, happened):
+        return None
+    return fit_platt(np.concatenate(probabilities), np.concatenate(outcomes))
+
+
+def _log_odds(probability: Probabilities) -> NDArray[np.float64]:
+    clipped = np.clip(np.asarray(probability, np.float64), _CLIP, 1 - _CLIP)
+    return np.log(clipped) - np.log1p(-clipped)
+
+
+def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 0.5 * (1.0 + np.tanh(0.5 * x))
+
+
+def _cross_entropy(x: NDArray[np.float64], target: NDArray[np.float64]) -> float:
+    return float(np.mean(np.logaddexp(0.0, x) - target * x))

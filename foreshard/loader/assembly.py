@@ -1,0 +1,152 @@
+"""Assembles batches from chunks in a thread of its own, a few batches ahead of the training loop."""
+
+import time
+from collections import deque
+from dataclasses import dataclass
+from threading import Condition, Thread
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from foreshard.errors import DeadlineError
+from foreshard.prefetch.prefetcher import Prefetcher
+from foreshard.prefetch.schedule import Touches
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """One batch and what it took, chunk by chunk.
+
+    Attributes:
+        index: index of the step in the schedule.
+        rows: the batch, in the order's sequence.
+        chunks: int32 (t,), chunks touched.
+        hit: bool (t,), whether each was in memory.
+        nbytes: int32 (t,), bytes fetched for each touch; 0 for a hit.
+        wait_us: int32 (t,), how long the assembler waited for each.
+        fetch_us: int32 (t,), how long each fetch took.
+    """
+
+    index: int
+    rows: pa.RecordBatch
+    chunks: NDArray[np.int32]
+    hit: NDArray[np.bool_]
+    nbytes: NDArray[np.int32]
+    wait_us: NDArray[np.int32]
+    fetch_us: NDArray[np.int32]
+
+
+class Assembler:
+    """Runs over a schedule and queues finished batches.
+
+    Args:
+        touches: the schedule.
+        keep: bool (m,), whether each touch's chunk stays resident after it.
+        prefetcher: lends the chunks.
+        depth: finished batches that may wait.
+        timeout: seconds `next_batch` may wait.
+    """
+
+    def __init__(
+        self, touches: Touches, keep: NDArray[np.bool_], prefetcher: Prefetcher, *, depth: int, timeout: float
+    ) -> None:
+        self._touches, self._keep, self._prefetcher = touches, keep, prefetcher
+        self._depth, self._timeout = depth, timeout
+        self._ready: deque[Assembled] = deque()
+        self._changed = Condition()
+        self._failure: Exception | None = None
+        self._stopped = False
+        self._thread = Thread(target=self._run, name="foreshard-assemble", daemon=True)
+
+    def start(self) -> None:
+        """Begin assembling."""
+        self._thread.start()
+
+    def next_batch(self) -> tuple[Assembled, float]:
+        """Return the next batch and the seconds this call waited for it (0.0 if it was ready).
+
+        Raises:
+            DeadlineError: no batch was finished in time.
+        """
+        with self._changed:
+            if self._ready:
+                batch, waited = self._ready.popleft(), 0.0
+            else:
+                start = time.perf_counter()
+                self._changed.wait_for(lambda: self._ready or self._failure or self._stopped, self._timeout)
+                waited = time.perf_counter() - start
+                if not self._ready:
+                    state = "alive" if self._thread.is_alive() else "dead"
+                    raise self._failure or DeadlineError(
+                        f"no batch was ready within {self._timeout} s and the assembling thread is {state}; check the "
+                        "object store or raise loader.timeout"
+                    )
+                batch = self._ready.popleft()
+            self._changed.notify_all()
+        return batch, waited
+
+    def stop(self) -> None:
+        """End the thread; batches not yet taken are dropped."""
+        with self._changed:
+            self._stopped = True
+            self._ready.clear()
+            self._changed.notify_all()
+        self._thread.join(self._timeout)
+
+    def _run(self) -> None:
+        try:
+            for index in range(len(self._touches.steps)):
+                batch = self._assemble(index)
+                with self._changed:
+                    self._changed.wait_for(lambda: len(self._ready) < self._depth or self._stopped)
+                    if self._stopped:
+                        return
+                    self._ready.append(batch)
+                    self._changed.notify_all()
+        except Exception as error:  # noqa: BLE001 - raised again by next_batch
+            with self._changed:
+                self._failure = error
+                self._changed.notify_all()
+
+    def _assemble(self, index: int) -> Assembled:
+        plan = self._touches
+        first, last = int(plan.step_offsets[index]), int(plan.step_offsets[index + 1])
+        parts: list[pa.RecordBatch] = []
+        figures = np.empty((4, last - first), np.int64)
+        for touch in range(first, last):
+            if self._stopped:
+                break
+            chunk = int(plan.chunks[touch])
+            lent = self._prefetcher.lend(touch, chunk)
+            wanted = plan.rows[plan.row_offsets[touch] : plan.row_offsets[touch + 1]]
+            parts.append(_take(lent.entry.batch, wanted))
+            fetched = 0 if lent.hit else lent.entry.nbytes
+            figures[:, touch - first] = lent.hit, fetched, lent.waited_us, 0 if lent.hit else lent.entry.fetch_us
+            self._prefetcher.give_back(touch, chunk, lent, keep=bool(self._keep[touch]))
+        places = plan.places[plan.row_offsets[first] : plan.row_offsets[last]]
+        return Assembled(
+            index,
+            _in_order(parts, places),
+            plan.chunks[first:last],
+            figures[0].astype(np.bool_),
+            *(figures[i].astype(np.int32) for i in (1, 2, 3)),
+        )
+
+
+def _take(batch: pa.RecordBatch, rows: NDArray[np.int32]) -> pa.RecordBatch:
+    take: Any = batch.take  # its stub refuses integer arrays that are not lists
+    return take(pa.array(rows))
+
+
+def _in_order(parts: list[pa.RecordBatch], places: NDArray[np.int32]) -> pa.RecordBatch:
+    """Join rows gathered chunk by chunk and put each in its place of the batch."""
+    gathered = sum(part.num_rows for part in parts)
+    if not parts or gathered != len(places):
+        # An owner-dealt batch may have no row for this rank, and a stopped one is thrown away.
+        return parts[0].slice(0, 0) if parts else pa.record_batch({})
+    inverse = np.empty(len(places), np.int32)
+    inverse[places] = np.arange(len(places), dtype=np.int32)
+    joined = pa.Table.from_batches(parts).combine_chunks().to_batches()[0]
+    return _take(joined, inverse)

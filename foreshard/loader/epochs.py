@@ -1,0 +1,72 @@
+"""Closing an epoch: logs made durable, then the epoch marker that tells the control loop so."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from foreshard.access.log import AccessLogWriter
+from foreshard.access.markers import EpochMarker, write_marker
+from foreshard.errors import LogError
+from foreshard.loader.options import Logging
+from foreshard.prefetch.monitor import EpochStats
+from foreshard.shards.manifest import LayoutRef
+from foreshard.shards.repository import Repository
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What one loader did in one epoch.
+
+    Attributes:
+        epoch: the epoch, from 1.
+        rank: the reader.
+        steps: optimizer steps of the epoch.
+        layout: the layout it read.
+        stats: what it achieved.
+        log: its access log, not yet durable; None if it logs nothing.
+    """
+
+    epoch: int
+    rank: int
+    steps: int
+    layout: LayoutRef
+    stats: EpochStats
+    log: AccessLogWriter | None
+
+
+def mark_epoch(repository: Repository, settings: Logging, reports: Sequence[EpochReport]) -> EpochMarker:
+    """Write the logs of all ranks and then the create-only epoch marker.
+
+    The loader runs no collective: where ranks are processes of their own, gather their reports' `log.close()` by the
+    framework's means first. Marking an epoch that is marked already changes nothing, so a resumed run may repeat it.
+
+    Args:
+        repository: the dataset's repository.
+        settings: the run and attempt.
+        reports: one per rank, all of the same epoch and layout.
+
+    Returns:
+        The marker that stands: ours, or the one of an earlier attempt.
+
+    Raises:
+        LogError: the reports are not of one epoch and layout, or a rank is missing.
+    """
+    first = reports[0]
+    ranks = sorted(report.rank for report in reports)
+    if ranks != list(range(len(reports))) or any((r.epoch, r.layout) != (first.epoch, first.layout) for r in reports):
+        raise LogError(
+            f"epoch {first.epoch} cannot be marked: reports of ranks {ranks} are not of one epoch and layout"
+        )
+    logs = tuple(obj for report in reports if report.log is not None for obj in report.log.close())
+    marker = EpochMarker(
+        run=settings.run,
+        epoch=first.epoch,
+        generation=first.layout.generation,
+        plan_digest=first.layout.plan_digest,
+        world_size=len(reports),
+        steps=first.steps,
+        phases=min(settings.phases, first.steps),
+        write_id=settings.write_id,
+        logs=logs,
+        draws=sum(report.stats.samples for report in reports),
+    )
+    return write_marker(repository.store, repository.keys, marker)

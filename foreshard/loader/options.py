@@ -1,0 +1,75 @@
+"""How a loader reads: one validated record, separate from what it reads."""
+
+from dataclasses import dataclass
+
+from foreshard.errors import ConfigError
+from foreshard.keys import check_name
+from foreshard.loader.dealing import SINGLE, Dealing, Place, Remainder
+
+
+@dataclass(frozen=True)
+class Logging:
+    """Where a loader reports what it read.
+
+    Attributes:
+        run: name of the training job.
+        write_id: names this attempt; a resumed attempt takes a new one, so that logs of both never mix.
+        phases: parts an epoch is divided into.
+    """
+
+    run: str
+    write_id: str
+    phases: int = 4
+
+    def __post_init__(self) -> None:
+        check_name(self.run, "run")
+        check_name(self.write_id, "write id")
+        if self.phases < 1:
+            raise ConfigError(f"phases {self.phases} must be at least 1")
+
+
+@dataclass(frozen=True)
+class LoaderOptions:
+    """Settings of a `Loader`; none of them changes the order of samples.
+
+    Attributes:
+        global_batch: samples per step over all ranks.
+        place: rank, world size and worker.
+        dealing: `position` gives every rank an equal share of each batch; `owner` gives it the samples whose chunks
+            its node holds, so that nodes do not fetch each other's chunks and shares differ by a few samples.
+        remainder: what happens to a last short batch: `drop`, `keep` or `pad`.
+        columns: source columns to return, all by default; `sample_id` always comes with them.
+        memory: bytes for chunks; by default `cache_fraction` of what this rank's node holds of the split.
+        cache_fraction: see `memory`.
+        queue_batches: assembled batches that may wait for the training loop, beside the memory for chunks.
+        max_concurrency: most fetches in flight at a time; the loader uses fewer while batches are ready in time.
+        timeout: seconds any wait may last.
+        logging: where to report accesses; None to report nothing.
+    """
+
+    global_batch: int
+    place: Place = SINGLE
+    dealing: Dealing = "position"
+    remainder: Remainder = "drop"
+    columns: tuple[str, ...] | None = None
+    memory: int | None = None
+    cache_fraction: float = 0.1
+    queue_batches: int = 8
+    max_concurrency: int = 4
+    timeout: float = 60.0
+    logging: Logging | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("global_batch", "queue_batches", "max_concurrency", "timeout", "cache_fraction"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} {getattr(self, name)} must be above 0")
+        if self.global_batch < self.place.world:
+            raise ConfigError(f"global batch {self.global_batch} gives some of {self.place.world} ranks no sample")
+        if self.dealing not in ("position", "owner"):
+            raise ConfigError(f"dealing {self.dealing!r} is unknown; use 'position' or 'owner'")
+        if self.remainder not in ("drop", "keep", "pad"):
+            raise ConfigError(f"remainder {self.remainder!r} is unknown; use 'drop', 'keep' or 'pad'")
+        if self.logging is not None and self.place.workers > 1:
+            raise ConfigError(
+                "access logging needs workers=1: each rank writes one log; log from the rank's own loader"
+            )

@@ -1,0 +1,60 @@
+"""The prefetch queue: which chunk to fetch next.
+
+What the known order needs comes first, by deadline (the touch that will use it); what the forecast suggests follows,
+by the prefetch manifest's order. Not thread-safe: its owner holds a lock.
+"""
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, order=True)
+class Request:
+    """A chunk to fetch.
+
+    Attributes:
+        forecast: False if a known touch needs it, True if only the forecast suggests it; known needs go first.
+        rank: the touch that needs it, or its place in the prefetch manifest.
+        chunk: what to fetch.
+    """
+
+    forecast: bool
+    rank: int
+    chunk: int
+
+
+class PrefetchQueue:
+    """A priority queue of requests; a withdrawn request is skipped."""
+
+    def __init__(self) -> None:
+        self._heap: list[Request] = []
+        self._live: set[Request] = set()
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def push(self, requests: Iterable[Request]) -> None:
+        """Add requests."""
+        for request in requests:
+            if request not in self._live:
+                self._live.add(request)
+                heapq.heappush(self._heap, request)
+
+    def peek(self) -> Request | None:
+        """Return the most urgent request, or None."""
+        while self._heap and self._heap[0] not in self._live:
+            heapq.heappop(self._heap)
+        return self._heap[0] if self._heap else None
+
+    def withdraw(self, request: Request) -> bool:
+        """Remove a request; return whether it was still waiting."""
+        if request not in self._live:
+            return False
+        self._live.remove(request)
+        return True
+
+    def clear(self) -> None:
+        """Remove every request."""
+        self._heap.clear()
+        self._live.clear()

@@ -1,0 +1,83 @@
+"""The bounded memory region: a byte ledger and the chunks it holds. Bytes are reserved before they are fetched.
+
+Not thread-safe: its owner holds a lock.
+"""
+
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from foreshard.errors import BudgetError
+
+
+@dataclass
+class Entry:
+    """A resident chunk.
+
+    Attributes:
+        batch: the decoded rows, a view of the fetched bytes.
+        nbytes: size charged to the ledger.
+        fetch_us: how long the fetch took, in microseconds.
+        forecast: whether the forecast alone asked for it.
+        needed_until: last touch that a request promised it to.
+        uses: touches it has served.
+    """
+
+    batch: pa.RecordBatch
+    nbytes: int
+    fetch_us: int
+    forecast: bool = False
+    needed_until: int = -1
+    uses: int = field(default=0)
+
+
+class Region:
+    """Chunks in memory, never more than `budget` bytes together with what is reserved for fetches under way.
+
+    Args:
+        budget: bytes.
+        largest: size of the largest chunk; one such slot is set aside for on-demand reads, so that they never wait.
+
+    Raises:
+        BudgetError: the budget cannot hold that slot and one prefetched chunk beside it.
+    """
+
+    def __init__(self, budget: int, largest: int) -> None:
+        if budget < 2 * largest:
+            raise BudgetError(
+                f"memory budget of {budget} bytes is below the {2 * largest} bytes needed: one slot for on-demand "
+                f"reads and one prefetched chunk; the layout's largest chunk has {largest} bytes; raise the budget or "
+                "lower reshard.max_chunk_rows"
+            )
+        self.budget = budget
+        self.bypass = largest
+        self.used = largest
+        self.peak = largest
+        self.entries: dict[int, Entry] = {}
+
+    @property
+    def capacity(self) -> int:
+        """Bytes for chunks beside the on-demand slot."""
+        return self.budget - self.bypass
+
+    def reserve(self, nbytes: int) -> bool:
+        """Set bytes aside for a fetch if they fit."""
+        if self.used + nbytes > self.budget:
+            return False
+        self.used += nbytes
+        self.peak = max(self.peak, self.used)
+        return True
+
+    def release(self, nbytes: int) -> None:
+        """Give reserved bytes back."""
+        self.used -= nbytes
+
+    def put(self, chunk: int, entry: Entry) -> None:
+        """Hold a chunk whose bytes are reserved already."""
+        self.entries[chunk] = entry
+
+    def drop(self, chunk: int) -> Entry:
+        """Let a chunk go and give its bytes back."""
+        entry = self.entries.pop(chunk)
+        self.used -= entry.nbytes
+        return entry

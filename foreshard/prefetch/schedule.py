@@ -1,0 +1,90 @@
+"""What one loader will touch in an epoch, in order, and what to keep when: known ahead, because the order is."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Touches:
+    """Chunk touches of consecutive steps, sorted by (step, chunk).
+
+    A touch is one step's use of one chunk, however many of its rows the step wants.
+
+    Attributes:
+        steps: int32 (s,), the step numbers covered.
+        step_offsets: int64 (s + 1,), touches of steps[i] are step_offsets[i]..step_offsets[i + 1] - 1.
+        chunks: int32 (m,), chunk of each touch.
+        row_offsets: int64 (m + 1,), entries of touch t in `rows` and `places`.
+        rows: int32 (r,), row inside the chunk.
+        places: int32 (r,), where the row goes in this loader's batch of the step.
+        batch_offsets: int64 (s + 1,), samples of steps[i]'s batch in `sample_ids` and `positions`.
+        sample_ids: int64 (r,), the samples of this loader's batches, in order.
+        positions: int32 (r,), their places in the global batches.
+    """
+
+    steps: NDArray[np.int32]
+    step_offsets: NDArray[np.int64]
+    chunks: NDArray[np.int32]
+    row_offsets: NDArray[np.int64]
+    rows: NDArray[np.int32]
+    places: NDArray[np.int32]
+    batch_offsets: NDArray[np.int64]
+    sample_ids: NDArray[np.int64]
+    positions: NDArray[np.int32]
+
+
+def find_touches(
+    steps: NDArray[np.int32],
+    step_index: NDArray[np.int64],
+    sample_ids: NDArray[np.int64],
+    positions: NDArray[np.int64],
+    chunk_of: NDArray[np.int32],
+    row_of: NDArray[np.int32],
+) -> Touches:
+    """Group the samples of consecutive steps by chunk.
+
+    Args:
+        steps: shape (s,), the step numbers.
+        step_index: shape (r,), for every sample the index of its step in `steps`, ascending.
+        sample_ids: shape (r,), in reading order.
+        positions: shape (r,), place of each sample in its global batch.
+        chunk_of: shape (n,), chunk of every sample of the dataset.
+        row_of: shape (n,), row of every sample in its chunk.
+    """
+    batch_offsets = np.searchsorted(step_index, np.arange(len(steps) + 1)).astype(np.int64)
+    places = (np.arange(len(sample_ids)) - batch_offsets[step_index]).astype(np.int32)
+    chunks = chunk_of[sample_ids]
+    span = int(chunks.max()) + 1 if len(chunks) else 1
+    keys = step_index * span + chunks
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if len(keys) else np.empty(0, np.int64)
+    touch_step = step_index[order][starts]
+    return Touches(
+        steps=steps,
+        step_offsets=np.searchsorted(touch_step, np.arange(len(steps) + 1)).astype(np.int64),
+        chunks=chunks[order][starts].astype(np.int32),
+        row_offsets=np.concatenate([starts, [len(keys)]]).astype(np.int64),
+        rows=row_of[sample_ids][order].astype(np.int32),
+        places=places[order],
+        batch_offsets=batch_offsets,
+        sample_ids=sample_ids,
+        positions=positions.astype(np.int32),
+    )
+
+
+def uses_beyond(chunk_scores: NDArray[np.float64], touches: int) -> dict[int, int]:
+    """Turn forecast scores into expected first uses after the last known touch, for `plan_residency`.
+
+    Args:
+        chunk_scores: float64 (C,), expected draws of each chunk in the next epoch; 0 for what nobody will read.
+        touches: length of the known trace.
+
+    Returns:
+        By chunk, an index >= `touches` that grows with the chunk's rank; chunks with score 0 are left out.
+    """
+    ranked = np.argsort(-chunk_scores, kind="stable")
+    wanted = ranked[chunk_scores[ranked] > 0]
+    return {int(chunk): touches + rank for rank, chunk in enumerate(wanted)}

@@ -1,0 +1,140 @@
+"""How an S3 bucket is reached: credentials, deadlines and the two clients (obstore for bytes, s3fs for tables).
+
+Credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or else from the standard AWS chain as botocore
+resolves it (profiles, SSO, web identity, container and instance roles). They are never part of a URL, stored or logged.
+"""
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from obstore.store import S3Store
+
+from foreshard.errors import AccessDeniedError, ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from obstore.store import S3Config, S3Credential
+    from pyarrow.fs import FileSystem
+
+_RETRIES: Final = 4
+_RETRY_SECONDS: Final = 8.0
+# A single-request upload counts as one silent read until it is answered, so this also bounds the time of a put.
+_READ_SECONDS: Final = 60.0
+_REQUEST_SECONDS: Final = 300.0
+_OPEN_SECONDS: Final = 5.0
+_CONNECT_SECONDS: Final = 3.0
+_CREDENTIAL_LIFE: Final = timedelta(minutes=5)
+
+
+@dataclass(frozen=True)
+class S3Address:
+    """Where a bucket is.
+
+    Attributes:
+        bucket: its name.
+        prefix: what every key starts with, without slashes at the ends; empty for none.
+        endpoint: the server's URL where it is not AWS.
+        region: the region requests are signed for.
+    """
+
+    bucket: str
+    prefix: str
+    endpoint: str | None
+    region: str
+
+    @classmethod
+    def resolve(cls, bucket: str, prefix: str, endpoint: str | None, region: str) -> "S3Address":
+        """Fill in what the environment says: AWS_ENDPOINT_URL where `endpoint` is None, AWS_REGION before `region`.
+
+        Raises:
+            ConfigError: the endpoint is not an http(s) URL.
+        """
+        env = os.environ
+        endpoint = endpoint or env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL")
+        if endpoint and not endpoint.startswith(("http://", "https://")):
+            raise ConfigError(f"S3 endpoint {endpoint!r} is not usable: give its URL, like http://127.0.0.1:9000")
+        region = env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or region
+        return cls(bucket, prefix.strip("/"), endpoint, region)
+
+    def connect(self, *, quick: bool = False) -> S3Store:
+        """Return an obstore client.
+
+        Args:
+            quick: give up within seconds; for the check when a store is opened.
+
+        Raises:
+            AccessDeniedError: there are no credentials.
+        """
+        config: S3Config = {"region": self.region}
+        if self.endpoint:
+            config["endpoint"] = self.endpoint
+        return S3Store(
+            self.bucket,
+            prefix=self.prefix or None,
+            config=config,
+            client_options={
+                "allow_http": True,
+                "connect_timeout": timedelta(seconds=_CONNECT_SECONDS),
+                "read_timeout": timedelta(seconds=_OPEN_SECONDS if quick else _READ_SECONDS),
+                "timeout": timedelta(seconds=_OPEN_SECONDS if quick else _REQUEST_SECONDS),
+            },
+            retry_config={
+                "max_retries": 1 if quick else _RETRIES,
+                "retry_timeout": timedelta(seconds=_OPEN_SECONDS if quick else _RETRY_SECONDS),
+            },
+            credential_provider=_credential_provider(),
+        )
+
+    def filesystem(self) -> "FileSystem":
+        """Return a pyarrow filesystem over s3fs; paths in it start with the bucket.
+
+        Nothing is cached between calls: s3fs would share clients of other credentials and serve stale listings.
+        """
+        import s3fs
+        from pyarrow import fs
+
+        remote = s3fs.S3FileSystem(
+            anon=_unsigned(),
+            endpoint_url=self.endpoint,
+            client_kwargs={"region_name": self.region},
+            use_listings_cache=False,
+            skip_instance_cache=True,
+        )
+        handler: Any = fs.FSSpecHandler  # its stub misses methods, so it looks abstract
+        return fs.PyFileSystem(handler(remote))
+
+
+def _unsigned() -> bool:
+    return os.environ.get("AWS_SKIP_SIGNATURE", "").lower() in {"1", "true"}
+
+
+def _credential_provider() -> "Callable[[], S3Credential] | None":
+    """Return what fetches credentials from the AWS chain, or None where obstore finds them in the environment."""
+    env = os.environ
+    if _unsigned() or (env.get("AWS_ACCESS_KEY_ID") and env.get("AWS_SECRET_ACCESS_KEY")):
+        return None
+    from botocore.exceptions import BotoCoreError
+    from botocore.session import Session
+
+    fix = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile in AWS_PROFILE"
+    try:
+        session: Any = Session()
+        chain: Any = session.get_credentials()
+    except BotoCoreError as error:
+        raise AccessDeniedError(f"AWS credentials cannot be read ({error}); {fix}") from error
+    if chain is None:
+        raise AccessDeniedError(f"there are no AWS credentials in the environment or the AWS configuration; {fix}")
+
+    def current() -> "S3Credential":
+        frozen = chain.get_frozen_credentials()  # renewed by botocore well before they expire
+        return {
+            "access_key_id": frozen.access_key,
+            "secret_access_key": frozen.secret_key,
+            "token": frozen.token,
+            "expires_at": datetime.now(UTC) + _CREDENTIAL_LIFE,
+        }
+
+    return current

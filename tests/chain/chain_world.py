@@ -1,0 +1,105 @@
+"""A small dataset, its configuration, and training runs that leave real logs and markers in its store."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from foreshard.access.log import AccessLogWriter
+from foreshard.access.markers import EpochMarker, register_run, write_marker
+from foreshard.chain import Chain
+from foreshard.config import ForeshardConfig, load_config
+from foreshard.splits import split_code
+
+ROWS = 2400
+EVERY = 2
+RANKS = 2
+STEPS = 16
+BATCH = 128
+
+
+def write_source(folder: Path, rows: int = ROWS) -> None:
+    """Two files of rows with numbers, a category and a class that depends on them."""
+    rng = np.random.default_rng(7)
+    x = rng.normal(size=(rows, 3))
+    table = pa.table(
+        {
+            "x0": x[:, 0],
+            "x1": x[:, 0] * 0.8 + x[:, 1] * 0.2,
+            "x2": x[:, 2].astype(np.float32),
+            "kind": pa.array(rng.choice(["a", "b", "c"], rows)),
+            "late": (x[:, 0] + 0.5 * x[:, 2] + rng.normal(size=rows) * 0.3 > 0.4),
+        }
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, start in enumerate(range(0, rows, rows // 2)):
+        pq.write_table(table.slice(start, rows // 2), folder / f"part-{number}.parquet", row_group_size=500)
+
+
+def settings() -> dict:
+    """What `foreshard.yaml` holds."""
+    return {
+        "dataset": {"name": "flights", "source": {"url": "file:source"}, "target": "late", "seed": 5},
+        "store": {"url": "file:store"},
+        "cluster": {"nodes": [{"name": f"node{i}", "memory": 10_000_000} for i in range(2)]},
+        "loader": {"global_batch": BATCH, "cache_fraction": 0.2, "phases": 2},
+        "reshard": {"every": EVERY, "min_chunk_rows": 16, "max_chunk_rows": 256, "hysteresis": 0.0},
+    }
+
+
+def make_world(folder: Path, **changes: dict) -> Path:
+    """Write source and configuration below a folder and return the configuration's path."""
+    write_source(folder / "source")
+    return write_config(folder, **changes)
+
+
+def write_config(folder: Path, **changes: dict) -> Path:
+    """Write the configuration with some sections changed."""
+    raw = settings()
+    for section, values in changes.items():
+        raw[section] = {**raw[section], **values}
+    path = folder / "foreshard.yaml"
+    path.write_text(yaml.safe_dump(raw), encoding="utf-8")
+    return path
+
+
+def open_chain(path: Path) -> Chain:
+    return Chain(load_config(path))
+
+
+def config_of(path: Path) -> ForeshardConfig:
+    return load_config(path)
+
+
+def train_epoch(chain: Chain, epoch: int, run: str = "demo") -> EpochMarker:
+    """Draw samples, a tenth of them ten times as often as the others, log what the current layout gave, and mark it."""
+    manifest = chain.repository.open()
+    train = np.flatnonzero(manifest.splits[manifest.chunk_of] == split_code("train"))
+    weights = np.where(train % 10 == 3, 10.0, 1.0)
+    rng = np.random.default_rng([3, epoch])
+    common = {"run": run, "epoch": epoch, "generation": manifest.header.generation, "write_id": f"w{epoch}"}
+    writers = [
+        AccessLogWriter(chain.store, chain.keys, rank=rank, steps=STEPS, phases=2, **common) for rank in range(RANKS)
+    ]
+    for step in range(STEPS):
+        drawn = rng.choice(train, BATCH, p=weights / weights.sum())
+        for writer, mine in zip(writers, np.array_split(drawn, RANKS), strict=True):
+            chunks = np.unique(manifest.chunk_of[mine])
+            hit = rng.random(len(chunks)) < 0.2
+            nbytes = manifest.nbytes[chunks].astype(np.int32)
+            fetch = np.where(hit, 0, 800 + nbytes // 50).astype(np.int32)
+            writer.touches(step, chunks, hit, nbytes, fetch // 2, fetch)
+            writer.samples(step, mine)
+    logs = tuple(log for writer in writers for log in writer.close())
+    digest = manifest.header.plan_digest
+    return write_marker(
+        chain.store,
+        chain.keys,
+        EpochMarker(run, epoch, manifest.header.generation, digest, RANKS, STEPS, 2, f"w{epoch}", logs, STEPS * BATCH),
+    )
+
+
+def register(chain: Chain, run: str = "demo") -> None:
+    register_run(chain.store, chain.keys, run, info={})

