@@ -18,7 +18,7 @@ def fail_orphaned_runs(instance: dg.DagsterInstance) -> list[str]:
     Returns:
         Ids of the runs that were in progress.
     """
-    orphans = [run for run in instance.get_runs(dg.RunsFilter(statuses=list(_IN_PROGRESS)))]
+    orphans = list(instance.get_runs(dg.RunsFilter(statuses=list(_IN_PROGRESS))))
     for run in orphans:
         instance.report_run_failed(run, message="The process that executed this run is gone.")
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)

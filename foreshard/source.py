@@ -138,8 +138,12 @@ def _difference(expected: pa.Schema, found: pa.Schema) -> str:
         if name not in expected.names:
             return f"it has {name!r} beside"
         if not expected.field(name).equals(found.field(name)):
-            return f"{name!r} is {found.field(name)}, not {expected.field(name)}"
+            return f"{name!r} is {_described(found.field(name))}, not {_described(expected.field(name))}"
     return f"their order is {', '.join(found.names)}"
+
+
+def _described(field: pa.Field) -> str:
+    return f"{field.type}" if field.nullable else f"{field.type} not null"
 
 
 def _digest(store: ObjectStore, key: str, size: int) -> str:
@@ -157,8 +161,9 @@ def _open_parquet(store: ObjectStore, key: str) -> Generator[pq.ParquetFile]:
         with filesystem.open_input_file(f"{base}/{key}") as raw:
             yield pq.ParquetFile(raw, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
         raise SourceError(
-            f"source file {key!r} in {store.url} is not readable as Parquet ({error}); write it again or remove it"
+            f"source file {key!r} in {store.url} is not readable as Parquet ({reason}); write it again or remove it"
         ) from error
 
 

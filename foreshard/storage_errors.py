@@ -44,6 +44,10 @@ def translated(key: str, url: str, s3: S3Address | None) -> Generator[None]:
         raise ObjectNotFoundError(f"there is no object {where}") from error
     except (ob.PermissionDeniedError, ob.UnauthenticatedError, PermissionError) as error:
         raise _denied(where, s3, str(error)) from error
+    except ValueError as error:
+        if "parse path" not in str(error):
+            raise
+        raise StorageError(f"{key!r} is no key for an object in {url}: {_reason(str(error))}") from error
     except (ob.BaseError, OSError) as error:
         text = str(error)
         if "NoSuchBucket" in text:

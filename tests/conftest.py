@@ -7,9 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from servers import FOREIGN_VARIABLES, NEUTRAL_VARIABLES, SERVERS, S3Server
+from hypothesis import settings
+from servers import FOREIGN_VARIABLES, GIVEN, NEUTRAL_VARIABLES, SERVERS, S3Server
 
 from foreshard.storage import ObjectStore
+
+# The same examples in every run, and no verdict from a clock that other work on the machine slows down.
+settings.register_profile("foreshard", deadline=None, derandomize=True, database=None)
+settings.load_profile("foreshard")
 
 S3_KINDS = [pytest.param(kind, marks=pytest.mark.s3) for kind in SERVERS]
 
@@ -37,7 +42,8 @@ class _Servers:
         if kind not in self._running:
             server = self._stack.enter_context(SERVERS[kind]())
             bucket = server.create_bucket()
-            self._stack.callback(server.delete_bucket, bucket)
+            if server is GIVEN:  # the others take their data with them
+                self._stack.callback(server.delete_bucket, bucket)
             self._running[kind] = server, bucket
         return self._running[kind]
 

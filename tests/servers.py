@@ -174,7 +174,9 @@ def seaweedfs() -> Generator[S3Server]:
             "master.port": ports[1],
             "master.port.grpc": ports[2],
             "master.telemetry": "false",
-            "master.electionTimeout": "1s",
+            # One master needs no patience; a volume server that calls before the election would wait for five seconds.
+            "master.electionTimeout": "100ms",
+            "master.heartbeatInterval": "30ms",
             "master.volumeSizeLimitMB": 128,
             "volume.port": ports[3],
             "volume.port.grpc": ports[4],

@@ -1,7 +1,7 @@
 """Stages that read what training jobs reported: validated events, and a forecast of what comes next."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -12,10 +12,10 @@ from foreshard.access.ingest import Ingested, ingest
 from foreshard.access.schema import EVENT_SCHEMA, SAMPLE_SCHEMA
 from foreshard.chain.context import Context, Inputs
 from foreshard.chain.result import StageResult, digest_of, head
+from foreshard.forecast.heat import sample_heat
+from foreshard.forecast.plots import forecast_plots
+from foreshard.forecast.ranking import FORECAST_SCHEMA, ForecastResult, forecast_chunks
 from foreshard.splits import split_code
-
-if TYPE_CHECKING:
-    from foreshard.forecast.ranking import ForecastResult
 
 STAGE_EVENTS: Final = "access/events"
 STAGE_FORECAST: Final = "access/forecast"
@@ -62,7 +62,7 @@ def _ingest(context: Context, inputs: Inputs) -> Ingested:
     return ingest(context.store, context.keys, inputs.run, inputs.epochs)
 
 
-def _true(column: pa.ChunkedArray) -> int:
+def _true(column: "pa.ChunkedArray[Any]") -> int:
     return int(np.count_nonzero(column.to_numpy(zero_copy_only=False))) if len(column) else 0
 
 
@@ -96,8 +96,6 @@ def forecast_stage(context: Context, generation: str) -> StageResult:
         work.put_table("heat", pa.table({"heat": pa.array(heat)})),
         work.put_json("forecast", figures),
     )
-    from foreshard.forecast.plots import forecast_plots
-
     return StageResult(
         data_version=version,
         metadata={**figures, "chunks": table.num_rows, "windows": len(history.epochs), **heat_figures(heat[train])},
@@ -125,8 +123,6 @@ def expected_draws(samples: pa.Table, train: NDArray[np.bool_], epochs: range, d
         epochs: the window.
         draws: samples drawn in each epoch of it; the last one's total is expected again.
     """
-    from foreshard.forecast.heat import sample_heat
-
     counts = sample_counts(samples, len(train), list(epochs))[:, train]
     heat = np.zeros(len(train), np.float32)
     heat[train] = sample_heat(counts, draws=float(draws[-1]))
@@ -169,9 +165,7 @@ def _rename_chunks(table: pa.Table, chunks: NDArray[np.int32]) -> pa.Table:
     return table.set_column(position, table.schema.field(position), renamed)
 
 
-def _forecast(context: Context, history: History) -> "ForecastResult":
-    from foreshard.forecast.ranking import forecast_chunks
-
+def _forecast(context: Context, history: History) -> ForecastResult:
     return forecast_chunks(history, cache_fraction=context.config.loader.cache_fraction)
 
 
@@ -198,15 +192,13 @@ def rank_layout(
     train = splits == split_code("train")
     chunks = np.unique(chunk_of[train]).astype(np.int32)
     if inputs.bootstrap:
-        expected = np.bincount(chunk_of, weights=heat, minlength=count)[chunks]
+        expected = np.bincount(chunk_of, weights=heat, minlength=count)[chunks].astype(np.float64)
         table = uniform_ranking(expected, context.config.loader.phases)
         return _rename_chunks(table, chunks), np.zeros(count)
     work = context.work(inputs.generation)
     samples = work.table("samples", stage=STAGE_EVENTS)
     history = chunk_history(samples, chunk_of, count, context.config.loader.phases)
     model = work.json("forecast", stage=STAGE_FORECAST)["model"]
-    from foreshard.forecast.ranking import forecast_chunks
-
     result = forecast_chunks(
         select_chunks(history, chunks), cache_fraction=context.config.loader.cache_fraction, names=(model,)
     )
@@ -215,8 +207,6 @@ def rank_layout(
 
 def uniform_ranking(expected: NDArray[np.float64], phases: int) -> pa.Table:
     """Rank chunks before any log exists: draws come as a Poisson process at the expected rate, even over an epoch."""
-    from foreshard.forecast.ranking import FORECAST_SCHEMA
-
     order = np.argsort(-expected, kind="stable")
     rate = expected[order]
     spread = 1.96 * np.sqrt(rate)

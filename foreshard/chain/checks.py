@@ -13,6 +13,8 @@ from foreshard.chain.context import Context
 from foreshard.chain.planning import STAGE_SCORES, layout_ref, load_heat, load_plan
 from foreshard.chain.result import Scalar
 from foreshard.errors import CorruptDataError, PlanError, StorageError
+from foreshard.layout.check import check_plan
+from foreshard.prefetch.manifest import read_prefetch
 from foreshard.splits import split_code
 from foreshard.strategies import get_strategies
 
@@ -107,8 +109,6 @@ def check_scores(context: Context, generation: str) -> CheckOutcome:
 
 def check_cover(context: Context, generation: str) -> CheckOutcome:
     """The plan holds every sample exactly once, within its bounds, its splits and the nodes' memory."""
-    from foreshard.layout.plan import check_plan
-
     try:
         plan = load_plan(context, generation)
         splits = context.repository.load_splits(plan.fingerprint)
@@ -147,8 +147,6 @@ def check_shards(context: Context, generation: str) -> CheckOutcome:
 
 def check_prefetch(context: Context, generation: str) -> CheckOutcome:
     """Every entry of every node's prefetch manifest names a chunk of the layout by its exact byte range."""
-    from foreshard.prefetch.manifest import read_prefetch
-
     manifest = context.repository.open(layout_ref(context, generation))
     problems: list[str] = []
     entries = 0

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from foreshard.chain.boundaries import window
 from foreshard.chain.work import Work
 from foreshard.config import ForeshardConfig
-from foreshard.errors import ConfigError, ObjectExistsError
 from foreshard.keys import DatasetKeys, parse_generation_key
 from foreshard.shards.repository import LayoutRef, Repository
 from foreshard.source import Snapshot, SourceReader, take_snapshot
@@ -106,14 +105,7 @@ class Context:
         required = [dataset.target] + ([dataset.key] if dataset.key else [])
         snapshot = take_snapshot(dataset.source.url, endpoint=dataset.source.endpoint, required=required)
         splits = assign_splits(self._split_keys(snapshot), dataset.splits.fractions(), dataset.seed)
-        try:
-            self.repository.save_snapshot(snapshot, splits)
-        except ObjectExistsError as error:
-            raise ConfigError(
-                f"snapshot {snapshot.fingerprint} of dataset {dataset.name!r} was split with other settings before; "
-                "splits never change: restore dataset.splits, dataset.seed, dataset.key and dataset.source, or give "
-                f"the dataset another name ({error})"
-            ) from error
+        self.repository.save_snapshot(snapshot, splits)
         return snapshot
 
     def _split_keys(self, snapshot: Snapshot) -> NDArray[np.int64]:

@@ -5,6 +5,8 @@ from typing import Final
 from foreshard.chain.context import Context
 from foreshard.chain.result import MAX_TABLE_ROWS, StageResult, digest_of, scalar
 from foreshard.chain.work import encode_json
+from foreshard.consistency.plots import correlation_plot
+from foreshard.consistency.profile import profile_dataset
 from foreshard.seeding import ALGORITHM_VERSION
 from foreshard.splits import SPLITS
 
@@ -14,9 +16,6 @@ PROFILE_ROWS: Final = 100_000
 
 def profile_stage(context: Context) -> StageResult:
     """Take a snapshot of the source, fix its splits, and describe its columns."""
-    from foreshard.consistency.plots import correlation_plot
-    from foreshard.consistency.profile import profile_dataset
-
     snapshot = context.snapshot
     sample = context.rows(snapshot.fingerprint, PROFILE_ROWS)
     profile = profile_dataset(sample, context.config.dataset.target, rows=snapshot.rows)

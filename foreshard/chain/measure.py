@@ -2,18 +2,17 @@
 
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
 from foreshard.chain.context import Context
 from foreshard.chain.result import Scalar, StageResult, digest_of, head
 from foreshard.chain.work import decode_table, encode_json, encode_table
+from foreshard.consistency.predictor import Predictor, fit_predictor
+from foreshard.consistency.tasks import TrialTask, bundled_tasks, subsample_tasks
+from foreshard.consistency.trials import run_trials
 from foreshard.errors import ObjectNotFoundError, StorageError
 from foreshard.splits import split_code
 from foreshard.strategies import get_strategies
-
-if TYPE_CHECKING:
-    from foreshard.consistency.predictor import Predictor
-    from foreshard.consistency.tasks import TrialTask
 
 LEARNERS: Final = ("logistic", "tree")
 SEEDS: Final = 3
@@ -45,9 +44,6 @@ def trials_stage(context: Context, progress: Callable[[int, int], None] | None =
 
     What was measured before for the same snapshot, settings and library versions is not measured again.
     """
-    from foreshard.consistency.tasks import bundled_tasks
-    from foreshard.consistency.trials import run_trials
-
     fingerprint = context.snapshot.fingerprint
     key = context.keys.trials(trials_digest(context, fingerprint))
     fresh = not context.store.exists(key)
@@ -92,14 +88,12 @@ def flat_scalars(card: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]
     return found
 
 
-def load_predictor(context: Context, fingerprint: str) -> "Predictor":
+def load_predictor(context: Context, fingerprint: str) -> Predictor:
     """Return the predictor of a snapshot, refitted from its trials: nothing is pickled.
 
     Raises:
         StorageError: the trials were not measured yet.
     """
-    from foreshard.consistency.predictor import fit_predictor
-
     key = context.keys.trials(trials_digest(context, fingerprint))
     try:
         table = decode_table(context.store.get(key), key)
@@ -116,8 +110,7 @@ def _nodes(context: Context) -> int:
     return max(2, len(context.config.cluster.nodes))
 
 
-def _own_tasks(context: Context, fingerprint: str) -> "list[TrialTask]":
-    from foreshard.consistency.tasks import subsample_tasks
+def _own_tasks(context: Context, fingerprint: str) -> list[TrialTask]:
 
     sketch = context.sketch(fingerprint)
     train = context.repository.load_splits(fingerprint) == split_code("train")

@@ -11,10 +11,16 @@ from foreshard.chain.context import Context, Inputs
 from foreshard.chain.dataset import recipe_stage
 from foreshard.chain.measure import load_predictor
 from foreshard.chain.result import StageResult, digest_of, head
+from foreshard.consistency.plots import score_plot
 from foreshard.consistency.profile import DatasetProfile
+from foreshard.consistency.score import score_strategies
 from foreshard.errors import ObjectNotFoundError, StorageError
+from foreshard.layout.candidates import PlanInputs
+from foreshard.layout.check import check_plan
 from foreshard.layout.cost import CostModel, fit_cost_model
-from foreshard.layout.plan import Plan, PlanInputs
+from foreshard.layout.plan import Plan
+from foreshard.layout.planner import make_plan
+from foreshard.layout.plots import balance_plot, plan_plot
 from foreshard.seeding import derive_seed
 from foreshard.shards.repository import LayoutRef
 from foreshard.splits import split_code
@@ -28,9 +34,6 @@ LEARNER: Final = "logistic"
 
 def scores_stage(context: Context, generation: str) -> StageResult:
     """Predict, before any row moves, how consistent training would be under each candidate strategy."""
-    from foreshard.consistency.plots import score_plot
-    from foreshard.consistency.score import score_strategies
-
     inputs = context.inputs(generation)
     heat = load_heat(context, generation)
     train = context.repository.load_splits(inputs.fingerprint) == split_code("train")
@@ -65,9 +68,6 @@ def by_strategy(table: pa.Table) -> dict[str, float]:
 
 def plan_stage(context: Context, generation: str) -> StageResult:
     """Choose strategy, chunk boundaries and nodes, and write the plan and the ranking of its chunks."""
-    from foreshard.layout.plan import check_plan, make_plan
-    from foreshard.layout.plots import balance_plot, plan_plot
-
     inputs = context.inputs(generation)
     planned = plan_inputs(context, inputs)
     work = context.work(generation)
@@ -89,6 +89,7 @@ def plan_stage(context: Context, generation: str) -> StageResult:
     return StageResult(
         data_version=version,
         metadata={
+            **{name: float(value) for name, value in plan.predicted.items()},
             "decision": plan.decision,
             "reason": plan.reason,
             "strategy": plan.strategy,
@@ -99,7 +100,6 @@ def plan_stage(context: Context, generation: str) -> StageResult:
             "score": scores[plan.strategy],
             "latency_s": planned.cost.latency_s,
             "bandwidth": planned.cost.bandwidth,
-            **{name: float(value) for name, value in plan.predicted.items()},
         },
         tables={"candidates": head(result.candidates), "migration": head(result.migration)},
         plots={"plan": plan_plot(result), "balance": balance_plot(result)},

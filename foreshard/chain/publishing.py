@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from foreshard.chain.context import Context
 from foreshard.chain.planning import STAGE_PLAN, layout_ref
 from foreshard.chain.result import StageResult, digest_of
+from foreshard.prefetch.manifest import build_prefetch, write_prefetch
 from foreshard.shards.manifest import Manifest
 from foreshard.source import SourceReader
 
@@ -69,8 +70,6 @@ def node_budget(context: Context, manifest: Manifest, node: int) -> int:
 
 def prefetch_stage(context: Context, generation: str) -> StageResult:
     """Write for each node which chunks to have in memory, in which order, with probability and byte range."""
-    from foreshard.prefetch.manifest import build_prefetch, write_prefetch
-
     manifest = context.repository.open(layout_ref(context, generation))
     ranked = context.work(generation).table("ranked", stage=STAGE_PLAN)
     rows: list[dict[str, str | int | float]] = []

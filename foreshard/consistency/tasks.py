@@ -12,7 +12,7 @@ from foreshard.consistency.sketch import feature_sketch
 from foreshard.errors import ConfigError
 from foreshard.seeding import derive_seed
 
-_BUNDLED: Final = ("iris", "wine", "breast_cancer", "digits")
+_BUNDLED: Final = ("iris", "wine", "breast_cancer", "digits", "diabetes")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,10 @@ class TrialTask:
 
 
 def bundled_tasks() -> list[TrialTask]:
-    """Return the real datasets that scikit-learn ships: iris, wine, breast_cancer and digits (no network)."""
+    """Return the real datasets that scikit-learn ships (no network).
+
+    iris, wine, breast_cancer, digits; and diabetes, whose continuous target becomes quartiles, as a noisy task.
+    """
     from sklearn import datasets
 
     loaders: Any = datasets
@@ -58,7 +61,7 @@ def bundled_tasks() -> list[TrialTask]:
     for name in _BUNDLED:
         values, target = getattr(loaders, f"load_{name}")(return_X_y=True)
         columns = {f"x{i:02d}": pa.array(column) for i, column in enumerate(np.asarray(values, np.float64).T)}
-        table = pa.table({**columns, "target": pa.array(np.asarray(target, np.int64))})
+        table = pa.table({**columns, "target": pa.array(np.asarray(target))})
         tasks.append(TrialTask(name, *feature_sketch(table, "target")))
     return tasks
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from foreshard.consistency.inputs import FEATURES
 
 TARGET: Final = "c_all"
+_MIN_LEVEL: Final = 0.05
 Floats = NDArray[np.float64]
 
 
@@ -53,18 +54,32 @@ def cross_validate(data: TrialData, fit: Callable[[Floats, Floats], Any]) -> tup
         fit: (inputs, target) -> a model with `predict`.
 
     Returns:
-        Residuals (t,), measured - predicted; and the figures of `_figures` for the predictor and two baselines: the
-        mean of a strategy in the history, and a straight line in the total variation of labels.
+        Residuals (t,), measured - predicted; and the figures of `_figures` for the predictor and three baselines: the
+        mean of a strategy in the history, that mean scaled by the task's probe, and a straight line in the total
+        variation of labels.
     """
-    predicted, prior, line = (np.empty(len(data.target)) for _ in range(3))
+    predicted, prior, scaled, line = (np.empty(len(data.target)) for _ in range(4))
     label_tv = data.inputs[:, FEATURES.index("label_tv")]
+    level = probe_level(data.inputs)
     for family in np.unique(data.family):
         held, kept = data.family == family, data.family != family
         predicted[held] = np.asarray(fit(data.inputs[kept], data.target[kept]).predict(data.inputs[held]))
         prior[held] = _strategy_means(data.strategy[kept], data.target[kept], data.strategy[held])
+        scaled[held] = level[held] * _strategy_means(
+            data.strategy[kept], (data.target / level)[kept], data.strategy[held]
+        )
         line[held] = _line(label_tv[kept], data.target[kept], label_tv[held])
-    baselines = {"strategy_prior": _figures(data, prior), "label_tv": _figures(data, line)}
+    baselines = {
+        "strategy_prior": _figures(data, prior),
+        "strategy_prior_probed": _figures(data, scaled),
+        "label_tv": _figures(data, line),
+    }
     return data.target - predicted, {**_figures(data, np.clip(predicted, 0.0, 1.0)), "baselines": baselines}
+
+
+def probe_level(inputs: Floats) -> Floats:
+    """Return (t,) what random parts of each task agree on, from its probe; at least 0.05, so that one may divide."""
+    return np.maximum(inputs[:, FEATURES.index("probe_iid")], _MIN_LEVEL)
 
 
 def _figures(data: TrialData, predicted: Floats) -> dict[str, float]:

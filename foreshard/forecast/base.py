@@ -74,7 +74,7 @@ def require_windows(name: str, needed: int, history: History) -> None:
         )
 
 
-def count_forecast(expected: NDArray[np.float64], dispersion: float, model: str) -> Forecast:
+def count_forecast(expected: NDArray[np.float64], dispersion: float | NDArray[np.float64], model: str) -> Forecast:
     """Return the forecast of counts that are negative binomial with the given means.
 
     The variance is `mean + dispersion * mean**2`; dispersion 0 is the Poisson distribution. The bounds are those of the
@@ -83,11 +83,12 @@ def count_forecast(expected: NDArray[np.float64], dispersion: float, model: str)
 
     Args:
         expected: shape (H, C), not negative.
-        dispersion: at least 0.
+        dispersion: at least 0; one for all, or shape (C,).
         model: name of the forecaster.
     """
     mean = np.maximum(expected, 0.0)
-    rate = mean if dispersion < _NEARLY_POISSON else np.log1p(dispersion * mean) / dispersion
+    divisor = np.maximum(dispersion, _NEARLY_POISSON)
+    rate = np.where(np.asarray(dispersion) < _NEARLY_POISSON, mean, np.log1p(divisor * mean) / divisor)
     # Shape of the gamma distribution with this mean and variance; a mean of 0 gives bounds of 0 below.
     shape = np.maximum(mean, 1e-12) / (1.0 + dispersion * mean)
     centre, spread = 1.0 - 1.0 / (9.0 * shape), _Z / (3.0 * np.sqrt(shape))

@@ -4,7 +4,7 @@ Measured on nine access logs (research/forecast.md §2b), it ranks within 0.007 
 """
 
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,56 +12,79 @@ from numpy.typing import NDArray
 from foreshard.access.history import History
 from foreshard.forecast.base import Forecast, count_forecast, require_windows
 
+Error = TypeVar("Error", float, NDArray[np.float64])
+
 ALPHAS: Final = (0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
-"""Weights of the newest window that are tried."""
+"""Weights of the newest window that are tried, the smoothest first."""
 
 _DEFAULT_ALPHA: Final = 0.35
 
+_ROUNDING: Final = 1e-9
+
+_TIERS: Final = np.array([0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0])
+"""Mean draws per window between which chunks share a weight: what follows a hot chunk is noise to a cold one."""
+
 
 @dataclass(frozen=True)
-class Smoothing:
-    """Levels after the last window, and how well the model did one window ahead.
+class Pass:
+    """One run of the moving average with one weight.
 
     Attributes:
-        levels: shape (season, C); row 0 alone if the season is 1, otherwise a row for each phase.
-        alpha: weight of the newest window.
-        season: 1, or windows of an epoch.
-        error: sum of squared one-window-ahead errors.
-        dispersion: of the counts around what was expected, see `count_forecast`.
+        levels: shape (season, C), see `Smoothing`.
+        error: shape (C,), sum of squared one-window-ahead errors.
+        expected: shape (C,), sum of what was expected in the windows scored.
+        squares: shape (C,), sum of its squares.
         lag: how many windows old what the levels average is, in the mean.
     """
 
     levels: NDArray[np.float64]
-    alpha: float
-    season: int
-    error: float
-    dispersion: float
+    error: NDArray[np.float64]
+    expected: NDArray[np.float64]
+    squares: NDArray[np.float64]
     lag: float
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """Every chunk's levels after the last window, with the weight that did best one window ahead in its tier.
+
+    Attributes:
+        levels: shape (season, C); row 0 alone if the season is 1, otherwise a row for each phase.
+        season: 1, or windows of an epoch.
+        alpha: shape (C,), weight of the newest window.
+        dispersion: shape (C,), of counts around what was expected, see `count_forecast`.
+        lag: shape (C,), age in windows of what the levels average, in the mean.
+        error: squared errors in units of a Poisson variance, over all chunks.
+    """
+
+    levels: NDArray[np.float64]
+    season: int
+    alpha: NDArray[np.float64]
+    dispersion: NDArray[np.float64]
+    lag: NDArray[np.float64]
+    error: float
 
 
 class EwmaForecaster:
     """Smooths every chunk's counts, over all windows or for each phase of the epoch apart.
 
-    The weight and whether phases are told apart are those with the least squared error one window ahead, over all
-    chunks. Telling phases apart needs two epochs; it is what sees that a chunk is always read at the same time.
+    The weight is that with the least squared error one window ahead, among chunks of a similar number of draws.
+    Whether phases are told apart is decided likewise, for all chunks at once; it needs two epochs, and it is what sees
+    that a chunk is always read at the same time.
     """
 
     name = "ewma"
     min_windows = 1
 
     def fit(self, history: History) -> Self:
-        """Choose the weight and the season, and keep the levels."""
+        """Choose the weights and the season, and keep the levels."""
         require_windows(self.name, self.min_windows, history)
         self._history = history
         phases = history.phases_per_epoch
         seasons = [1, phases] if phases > 1 and history.windows >= 2 * phases else [1]
-        start = seasons[-1]
-        alphas = ALPHAS if history.windows > start else (_DEFAULT_ALPHA,)
-        # min() keeps the first of equals: one season before several, the smoother before the livelier.
-        self.smoothing = min(
-            (smooth(history, alpha, season, start) for season in seasons for alpha in alphas),
-            key=lambda candidate: candidate.error,
-        )
+        tried = [_fit_season(history, season, seasons[-1]) for season in seasons]
+        plain, seasonal = tried[0], tried[-1]
+        self.smoothing = seasonal if seasonal.error < _beat(plain.error) else plain
         return self
 
     def predict(self, horizon: int) -> Forecast:
@@ -71,7 +94,39 @@ class EwmaForecaster:
         return count_forecast(self.smoothing.levels[rows], self.smoothing.dispersion, self.name)
 
 
-def smooth(history: History, alpha: float, season: int, start: int) -> Smoothing:
+def _fit_season(history: History, season: int, start: int) -> Smoothing:
+    """Try every weight and keep, for each tier of chunks, what did best; the smoothest of equals."""
+    mean = history.counts.mean(0)
+    tier = np.digitize(mean, _TIERS)
+    tiers = len(_TIERS) + 1
+    best = np.full(tiers, np.inf)
+    dispersion = np.zeros(tiers)
+    levels = np.empty((season, history.chunks))
+    alpha, lag, error = np.empty(history.chunks), np.empty(history.chunks), np.empty(history.chunks)
+    for tried in ALPHAS if history.windows > start else (_DEFAULT_ALPHA,):
+        found = smooth(history, tried, season, start)
+        lost, expected, squares = (
+            np.bincount(tier, weights=values, minlength=tiers)
+            for values in (found.error, found.expected, found.squares)
+        )
+        better = lost < _beat(best)
+        best[better] = lost[better]
+        # Method of moments: what squared errors exceed the Poisson variance by, as a share of the squared mean.
+        excess = np.divide(lost - expected, squares, out=np.zeros(tiers), where=squares > 0)
+        dispersion[better] = np.maximum(excess, 0.0)[better]
+        mine = better[tier]
+        np.copyto(levels, found.levels, where=mine)
+        np.copyto(error, found.error, where=mine)
+        alpha[mine], lag[mine] = tried, found.lag
+    return Smoothing(levels, season, alpha, dispersion[tier], lag, float((error / (mean + 1.0)).sum()))
+
+
+def _beat(error: Error) -> Error:
+    """What an error must be below to count as smaller: rounding, which differs between machines, decides nothing."""
+    return error * (1 - _ROUNDING) - _ROUNDING
+
+
+def smooth(history: History, alpha: float, season: int, start: int) -> Pass:
     """Run the moving average through a history.
 
     Weights are normalised, so that the first windows do not count for more than their age says.
@@ -84,22 +139,17 @@ def smooth(history: History, alpha: float, season: int, start: int) -> Smoothing
     """
     sums = np.zeros((season, history.chunks))
     weights = np.zeros(season)
-    error = excess = squares = 0.0
+    error, total, squares = np.zeros((3, history.chunks))
     for window, counts in enumerate(history.counts):
         row = int(history.phases[window]) % season
         if window >= start and weights[row]:
             expected = sums[row] / weights[row]
-            residual = counts - expected
-            lost = float(residual @ residual)
-            error += lost
-            excess += lost - float(expected.sum())
-            squares += float(expected @ expected)
+            error += (counts - expected) ** 2
+            total += expected
+            squares += expected**2
         sums[row] *= 1 - alpha
         sums[row] += counts
         weights[row] = weights[row] * (1 - alpha) + 1
-    levels = sums / np.maximum(weights, 1.0)[:, None]
-    # Method of moments: what the squared errors exceed the Poisson variance by, as a share of the squared mean.
-    dispersion = max(0.0, excess / squares) if squares else 0.0
     ages = np.arange(-(-history.windows // season))
     lag = season * float(np.average(ages, weights=(1 - alpha) ** ages))
-    return Smoothing(levels, alpha, season, error, dispersion, lag)
+    return Pass(sums / np.maximum(weights, 1.0)[:, None], error, total, squares, lag)

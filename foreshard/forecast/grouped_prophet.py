@@ -47,7 +47,7 @@ class GroupedProphetForecaster:
         return self
 
     def predict(self, horizon: int) -> Forecast:
-        """Return each group's forecast, divided among its chunks."""
+        """Return each group's forecast, divided among its chunks; `count_forecast` clips what falls below 0."""
         with quiet():
             totals = np.stack([_predict(model, self._windows, horizon) for model in self._models], axis=1)
         return count_forecast(totals[:, self._group] * self._share, self._dispersion, self.name)
@@ -78,7 +78,7 @@ def _predict(model: Any, windows: int, horizon: int) -> NDArray[np.float64]:  # 
     from pandas import DataFrame
 
     table: Any = model.predict(DataFrame({"ds": _days(windows, horizon)}))
-    return np.maximum(np.asarray(table["yhat"], np.float64), 0.0)
+    return np.asarray(table["yhat"], np.float64)
 
 
 def _days(first: int, count: int) -> NDArray[np.datetime64]:

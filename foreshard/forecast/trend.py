@@ -35,20 +35,19 @@ class TrendForecaster:
     def predict(self, horizon: int) -> Forecast:
         """Return the moving average times what the trend makes of the time since."""
         level, smoothing = self._level.predict(horizon).expected, self._level.smoothing
-        ahead = (
-            np.arange(1, horizon + 1, dtype=np.float64) if smoothing.season == 1 else np.full(horizon, smoothing.season)
-        )
-        moved = np.outer(_DAMPING * (smoothing.lag + ahead), self._trend)
+        # The newest count behind a phase's own level is an epoch older than the window it stands for.
+        ahead = np.arange(1, horizon + 1) if smoothing.season == 1 else np.full(horizon, smoothing.season)
+        moved = _DAMPING * (smoothing.lag + ahead[:, None]) * self._trend
         expected = level * np.exp(np.clip(moved, -_LARGEST, _LARGEST))
         return count_forecast(expected, smoothing.dispersion, self.name)
 
 
-def shrunk_trend(history: History, dispersion: float) -> NDArray[np.float64]:
+def shrunk_trend(history: History, dispersion: float | NDArray[np.float64]) -> NDArray[np.float64]:
     """Return each chunk's relative growth per window, shape (C,), shrunk by how much of it is noise.
 
     Args:
         history: T windows; with fewer than two epochs all trends are 0.
-        dispersion: of a window's counts, see `count_forecast`.
+        dispersion: of a window's counts, see `count_forecast`; one for all, or shape (C,).
     """
     length = history.phases_per_epoch
     if history.windows < 2 * length:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreshard.layout.balance import BalanceProblem
-from foreshard.layout.greedy import greedy_placements
+from foreshard.layout.greedy import greedy_placements, repaired
 from foreshard.layout.local_search import improve
 
 _MU: Final = 12
@@ -16,6 +16,7 @@ _LAMBDA: Final = 24
 _SEARCHED: Final = 3
 _SEARCH_STEPS: Final = 24
 _FIRST_STEPS: Final = 300
+_GOOD_ENOUGH: Final = 5e-4
 
 
 @dataclass(eq=False)
@@ -28,13 +29,13 @@ def evolve(problem: BalanceProblem, seed: bytes, generations: int) -> NDArray[np
     """Return the best placement found; it always fits in memory.
 
     The first population is greedy (`greedy_placements`), its best members climbed; children come from crossover of
-    nodes or chunks and from mutation, the best few of each generation are climbed too. The number of generations is
-    fixed and all randomness comes from `seed`, so equal input gives equal output.
+    nodes or chunks and from mutation, the best few of each generation are climbed too. Nothing is timed and
+    all randomness comes from `seed`, so equal input gives equal output.
 
     Args:
         problem: what to place.
         seed: 16 bytes.
-        generations: 0 gives the best climbed greedy placement.
+        generations: at most so many; fewer once the lower bound is within 0.05 %; 0 for climbed greedy placements.
 
     Raises:
         PlanError: the chunks do not fit.
@@ -58,10 +59,9 @@ def _evolve(problem: BalanceProblem, seed: bytes, generations: int) -> NDArray[n
     bound = problem.lower_bound()
     for _ in range(generations if problem.nodes > 1 else 0):
         best = toolbox.select(population, 1)[0]
-        if best.fitness.values[0] <= bound * (1 + 1e-9):
+        if best.fitness.values[0] <= bound * (1 + _GOOD_ENOUGH):
             break
-        children = [_child(toolbox, population) for _ in range(_LAMBDA)]
-        _evaluate(problem, children)
+        children = _fitting(problem, toolbox, [_child(toolbox, population) for _ in range(_LAMBDA)])
         children = _climb_best(problem, toolbox, children, _SEARCHED, _SEARCH_STEPS)
         population = toolbox.select(_distinct(population + children), _MU)
     best = toolbox.select(population, 1)[0]
@@ -86,7 +86,8 @@ def _toolbox(problem: BalanceProblem, rng: np.random.Generator) -> Any:  # noqa:
 
     def mutate(parent: _Individual) -> _Individual:
         genes = parent.genes.copy()
-        count = random.randint(1, max(1, problem.chunks // 20))  # noqa: S311 - not cryptography
+        # Mostly few genes, sometimes up to half of them: a small step refines, a large one leaves a local optimum.
+        count = max(1, int(problem.chunks * 10 ** -random.uniform(0.3, 3.0)))  # noqa: S311 - not cryptography
         genes[rng.integers(0, problem.chunks, count)] = rng.integers(0, problem.nodes, count)
         return individual(genes)
 
@@ -113,6 +114,17 @@ def _evaluate(problem: BalanceProblem, individuals: list[_Individual]) -> None:
         individual.fitness.values = (float(value),)
 
 
+def _fitting(problem: BalanceProblem, toolbox: Any, children: list[_Individual]) -> list[_Individual]:  # noqa: ANN401
+    """Return the children, evaluated; those that exceed memory are repaired."""
+    _, excess = problem.evaluate(np.stack([child.genes for child in children]))
+    fitting = [
+        toolbox.individual(repaired(problem, child.genes)) if over else child
+        for child, over in zip(children, (excess > 0).tolist(), strict=True)
+    ]
+    _evaluate(problem, fitting)
+    return fitting
+
+
 def _climb_best(
     problem: BalanceProblem,
     toolbox: Any,  # noqa: ANN401 - deap has no types
@@ -120,7 +132,8 @@ def _climb_best(
     count: int,
     steps: int,
 ) -> list[_Individual]:
-    best: list[_Individual] = toolbox.select(individuals, count)
+    # The first is any child, not one of the best: those are often alike.
+    best: list[_Individual] = [individuals[0], *toolbox.select(individuals[1:], count - 1)]
     climbed = [toolbox.individual(improve(problem, individual.genes, steps)) for individual in best]
     _evaluate(problem, climbed)
     return individuals + climbed

@@ -78,7 +78,7 @@ def greedy_placements(problem: BalanceProblem, noise: NDArray[np.float64]) -> li
         PlanError: the chunks do not fit.
     """
     found: list[NDArray[np.int32]] = []
-    kept = _within_memory(problem)
+    kept = _within_memory(problem, problem.current)
     falling = np.argsort(-problem.work, kind="stable")
     orders = [falling, *(np.argsort(-problem.work * factors, kind="stable") for factors in noise)]
     for order, start in [(falling, kept), *((order, None) for order in orders)]:
@@ -88,9 +88,16 @@ def greedy_placements(problem: BalanceProblem, noise: NDArray[np.float64]) -> li
     return found or [largest_first(problem)]
 
 
-def _within_memory(problem: BalanceProblem) -> NDArray[np.int32]:
-    """Return what stands now; on nodes that are too full, the last chunks are taken off."""
-    kept = problem.current.copy()
+def repaired(problem: BalanceProblem, placed: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return a placement that fits in memory and keeps most of `placed`; `placed` itself if none is found."""
+    falling = np.argsort(-problem.nbytes, kind="stable")
+    found = longest_first(problem, falling, _within_memory(problem, placed))
+    return placed if found is None else found
+
+
+def _within_memory(problem: BalanceProblem, placed: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return a placement with the last chunks taken off (-1) the nodes that are too full."""
+    kept = placed.copy()
     for node in range(problem.nodes):
         here = np.flatnonzero(kept == node)
         kept[here[np.cumsum(problem.nbytes[here]) > problem.memory[node]]] = -1

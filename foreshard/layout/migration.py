@@ -1,7 +1,8 @@
 """From one plan to the next: which shards are written, reused and retired, in which order, and what that costs."""
 
 import hashlib
-from typing import Final
+from itertools import pairwise
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -30,12 +31,11 @@ def shard_names(plan: Plan) -> list[bytes]:
     """
     shard = plan.column("shard").astype(np.int64)
     order = np.argsort(shard, kind="stable")
-    ids = b"".join(plan.chunks.column("content_id").take(pa.array(order)).to_pylist())
+    ids = plan.content_bytes()[order].tobytes()
     bounds = np.concatenate([[0], np.cumsum(np.bincount(shard))]).tolist() if len(shard) else [0]
     salt = f"{plan.fingerprint}|{plan.strategy}|{plan.root_seed}|".encode()
     return [
-        hashlib.blake2b(salt + ids[16 * start : 16 * stop], digest_size=16).digest()
-        for start, stop in zip(bounds[:-1], bounds[1:], strict=True)
+        hashlib.blake2b(salt + ids[16 * start : 16 * stop], digest_size=16).digest() for start, stop in pairwise(bounds)
     ]
 
 
@@ -70,8 +70,15 @@ def migration_steps(old: Plan | None, new: Plan, row_bytes: float) -> pa.Table:
         reasons += ["no chunk of the new layout lies in it"] * len(gone)
         shards, nodes = np.concatenate([shards, gone]), np.concatenate([nodes, old_node[gone]])
         sizes = np.concatenate([sizes, old_bytes[gone]])
-    columns = [np.arange(len(shards), dtype=np.int32), actions, shards, nodes, sizes, reasons]
-    return pa.table(dict(zip(MIGRATION_SCHEMA.names, columns, strict=True)), schema=MIGRATION_SCHEMA)
+    columns: list[pa.Array[Any]] = [
+        pa.array(np.arange(len(shards), dtype=np.int32)),
+        pa.array(actions, pa.string()),
+        pa.array(shards),
+        pa.array(nodes),
+        pa.array(sizes),
+        pa.array(reasons, pa.string()),
+    ]
+    return pa.Table.from_arrays(columns, schema=MIGRATION_SCHEMA)
 
 
 def written_bytes(steps: pa.Table) -> float:
@@ -113,4 +120,5 @@ def _per_shard(plan: Plan, row_bytes: float) -> tuple[NDArray[np.int32], NDArray
     node = np.zeros(count, np.int32)
     node[shard] = plan.column("node")
     rows = plan.column("rows").astype(np.float64)
-    return node, np.bincount(shard, rows * row_bytes, count), np.bincount(shard, plan.column("heat"), count)
+    nbytes = np.bincount(shard, rows * row_bytes, count).astype(np.float64)
+    return node, nbytes, np.bincount(shard, plan.column("heat").astype(np.float64), count).astype(np.float64)

@@ -4,7 +4,8 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, Literal, cast
+from itertools import pairwise
+from typing import Any, Final, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -43,8 +44,7 @@ def chunk_content_ids(sample_ids: NDArray[np.int64], offsets: NDArray[np.int64])
     raw = memoryview(sort_inside_chunks(sample_ids, offsets).astype("<i8").tobytes())
     bounds = (offsets * 8).tolist()
     return [
-        hashlib.blake2b(raw[start:stop], digest_size=16, person=_PERSON).digest()
-        for start, stop in zip(bounds[:-1], bounds[1:], strict=True)
+        hashlib.blake2b(raw[start:stop], digest_size=16, person=_PERSON).digest() for start, stop in pairwise(bounds)
     ]
 
 
@@ -52,6 +52,10 @@ def sort_inside_chunks(sample_ids: NDArray[np.int64], offsets: NDArray[np.int64]
     """Return the ids with each chunk's ids ascending; chunks stay where they are."""
     chunk = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     return sample_ids[np.lexsort((sample_ids, chunk))]
+
+
+def _values(lists: Any) -> Any:  # noqa: ANN401 - pyarrow's stubs know no values of a column of lists
+    return lists.values
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +91,12 @@ class Plan:
     def column(self, name: str) -> NDArray[np.generic]:
         """Return a numeric column of `chunks` as an array of shape (C,)."""
         return self.chunks.column(name).to_numpy()
+
+    def content_bytes(self) -> NDArray[np.uint8]:
+        """Return the chunks' content ids as an array of shape (C, 16)."""
+        names: Any = self.chunks.column("content_id").combine_chunks()
+        raw = np.frombuffer(names.buffers()[1] or b"", np.uint8)
+        return raw[16 * names.offset : 16 * (names.offset + len(names))].reshape(-1, 16)
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
@@ -160,9 +170,7 @@ class Plan:
         try:
             raw = json.loads(head)
             batch = pa.ipc.open_file(pa.BufferReader(body)).get_batch(0)
-            lists = {
-                name: cast("pa.LargeListArray[pa.Scalar]", batch.column(name)).values for name in batch.schema.names
-            }
+            lists: dict[str, Any] = {name: _values(batch.column(name)) for name in batch.schema.names}
             samples = np.asarray(lists.pop("sample_ids").to_numpy(), np.int64)
             plan = cls(
                 generation=raw["generation"],

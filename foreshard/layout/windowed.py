@@ -96,7 +96,7 @@ def _window_costs(
     heat = np.maximum(atoms.heat[ends][:, None] - atoms.heat[inside], 0.0)
     nbytes = np.asarray(rows * terms.row_bytes, np.float64)
     fetched = expected_touches(heat, terms.steps) * terms.cost.fetch_s(nbytes)
-    base = np.full(rows.shape, terms.cost.chunk_overhead_s)
+    base = np.full(rows.shape, terms.cost.chunk_overhead_s, np.float64)
     base[(starts < 0) | ((rows > terms.max_rows) & (ends[:, None] - starts > 1))] = np.inf
     base[rows < terms.min_rows] += _TOO_SMALL_S
     held = prices[None, :, None] * nbytes[:, None, :] + (terms.error * fetched)[:, None, :]

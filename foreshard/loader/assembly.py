@@ -45,13 +45,22 @@ class Assembler:
         touches: the schedule.
         keep: bool (m,), whether each touch's chunk stays resident after it.
         prefetcher: lends the chunks.
+        schema: columns of a batch; an owner-dealt batch may have no row for this rank.
         depth: finished batches that may wait.
         timeout: seconds `next_batch` may wait.
     """
 
     def __init__(
-        self, touches: Touches, keep: NDArray[np.bool_], prefetcher: Prefetcher, *, depth: int, timeout: float
+        self,
+        touches: Touches,
+        keep: NDArray[np.bool_],
+        prefetcher: Prefetcher,
+        *,
+        schema: pa.Schema,
+        depth: int,
+        timeout: float,
     ) -> None:
+        self._schema = schema
         self._touches, self._keep, self._prefetcher = touches, keep, prefetcher
         self._depth, self._timeout = depth, timeout
         self._ready: deque[Assembled] = deque()
@@ -128,25 +137,22 @@ class Assembler:
         places = plan.places[plan.row_offsets[first] : plan.row_offsets[last]]
         return Assembled(
             index,
-            _in_order(parts, places),
+            self._in_order(parts, places),
             plan.chunks[first:last],
             figures[0].astype(np.bool_),
             *(figures[i].astype(np.int32) for i in (1, 2, 3)),
         )
 
+    def _in_order(self, parts: list[pa.RecordBatch], places: NDArray[np.int32]) -> pa.RecordBatch:
+        """Join rows gathered chunk by chunk and put each in its place of the batch."""
+        gathered = pa.Table.from_batches(parts, self._schema).combine_chunks().to_batches()
+        if not gathered or gathered[0].num_rows != len(places):  # no row for this rank, or stopped half-way
+            return pa.RecordBatch.from_pylist([], self._schema)
+        inverse = np.empty(len(places), np.int32)
+        inverse[places] = np.arange(len(places), dtype=np.int32)
+        return _take(gathered[0], inverse)
+
 
 def _take(batch: pa.RecordBatch, rows: NDArray[np.int32]) -> pa.RecordBatch:
     take: Any = batch.take  # its stub refuses integer arrays that are not lists
     return take(pa.array(rows))
-
-
-def _in_order(parts: list[pa.RecordBatch], places: NDArray[np.int32]) -> pa.RecordBatch:
-    """Join rows gathered chunk by chunk and put each in its place of the batch."""
-    gathered = sum(part.num_rows for part in parts)
-    if not parts or gathered != len(places):
-        # An owner-dealt batch may have no row for this rank, and a stopped one is thrown away.
-        return parts[0].slice(0, 0) if parts else pa.record_batch({})
-    inverse = np.empty(len(places), np.int32)
-    inverse[places] = np.arange(len(places), dtype=np.int32)
-    joined = pa.Table.from_batches(parts).combine_chunks().to_batches()[0]
-    return _take(joined, inverse)

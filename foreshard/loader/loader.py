@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from foreshard.access.log import AccessLogWriter
@@ -63,6 +64,7 @@ class Loader:
         self.options = options
         self.repository = repository
         self._split = split_code(split)
+        self.report: EpochReport | None = None
         self._epoch, self._step = 1, 0
         self._tuning = Tuning(concurrency=min(2, options.max_concurrency))
         self._pid = os.getpid()
@@ -127,6 +129,7 @@ class Loader:
     def _open(self, manifest: Manifest) -> None:
         self.manifest = manifest
         self._columns = wanted_columns(manifest, self.options.columns)
+        self._batch_schema = pa.schema([manifest.schema.field(name) for name in self._columns])
         mine = manifest.splits == self._split
         largest = int(manifest.nbytes[mine].max(initial=0))
         budget = self.options.memory
@@ -202,7 +205,9 @@ class Loader:
         needed = zip(misses.tolist(), touches.chunks[misses].tolist(), strict=True)
         self._prefetcher.begin(needed, plan.kept_at_start, concurrency=self._tuning.concurrency)
         depth, timeout = self.options.queue_batches, self.options.timeout
-        assembler = Assembler(touches, plan.keep, self._prefetcher, depth=depth, timeout=timeout)
+        assembler = Assembler(
+            touches, plan.keep, self._prefetcher, schema=self._batch_schema, depth=depth, timeout=timeout
+        )
         assembler.start()
         self._assembler = assembler
         return assembler

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from foreshard.errors import CorruptDataError, ObjectNotFoundError
 from foreshard.layout.plan import chunk_content_ids
 from foreshard.shards.codec import SAMPLE_ID
-from foreshard.shards.columns import binary_rows
+from foreshard.shards.columns import binary_rows, hex_strings
 from foreshard.shards.manifest import LayoutRef, Manifest
-from foreshard.shards.metadata import generate_seed, order_digest, shuffle_rows
+from foreshard.shards.metadata import generate_seed, order_digest, prng_states, shuffle_rows
 from foreshard.splits import SPLITS
 from foreshard.storage import ObjectStore
 
@@ -87,12 +87,12 @@ def verify_layout(
     header = manifest.header
     findings = _Findings(np.zeros(header.rows, np.int32))
     _check_tables(findings, manifest, consistency, splits, planned)
+    if findings.problems:  # nothing to compare the chunks with
+        return VerifyReport(manifest.ref, len(header.shards), len(manifest), 0, 0, findings.all())
     orders = binary_rows(consistency.column("order_sha256"))
-    members = np.split(
-        np.argsort(manifest.shard_of, kind="stable"),
-        np.searchsorted(np.sort(manifest.shard_of), np.arange(1, len(header.shards))),
-    )
-    for shard, chunks in zip(header.shards, members, strict=True):
+    by_shard = np.argsort(manifest.shard_of, kind="stable")
+    bounds = np.searchsorted(manifest.shard_of[by_shard], np.arange(len(header.shards) + 1))
+    for number, shard in enumerate(header.shards):
         try:
             raw = memoryview(store.get(shard.key))
         except ObjectNotFoundError:
@@ -101,7 +101,7 @@ def verify_layout(
         findings.bytes += len(raw)
         if hashlib.sha256(raw).hexdigest() != shard.sha256:
             findings.add(f"shard {shard.key!r} does not match its SHA-256; delete it and materialise again")
-        for chunk in chunks.tolist():
+        for chunk in by_shard[bounds[number] : bounds[number + 1]].tolist():
             _check_chunk(findings, manifest, chunk, raw, orders[chunk].tobytes(), splits)
     for what, wrong in (("no chunk", findings.seen == 0), ("several chunks", findings.seen > 1)):
         if wrong.any():
@@ -124,6 +124,10 @@ def _check_tables(
         findings.add("the sample index differs from the recorded plan")
     if consistency.num_rows != len(manifest):
         findings.add(f"the consistency metadata has {consistency.num_rows} chunks, the manifest {len(manifest)}")
+    elif not consistency.column("seed").equals(hex_strings(manifest.seeds)):
+        findings.add("the consistency metadata record other seeds than the manifest")
+    elif not consistency.column("prng_state").equals(prng_states(manifest.seeds, manifest.rows)):
+        findings.add("the consistency metadata record PRNG states that do not follow from the seeds")
 
 
 def _check_chunk(

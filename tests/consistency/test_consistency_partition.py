@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foreshard.consistency import partition as module
 from foreshard.consistency import bundled_tasks, partition_sketch
+from foreshard.consistency import partition as module
 from foreshard.consistency.partition import SKETCH_FEATURES
 from foreshard.errors import PlanError
 
@@ -33,7 +33,7 @@ def draw(rows=240, nodes=3, classes=4, seed=0):
     return features, labels, node_of
 
 
-@settings(max_examples=40)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(5, 120), st.integers(0, 10_000))
 def test_figures_are_finite_and_within_their_ranges(nodes, classes, rows, seed):
     sketch = partition_sketch(*draw(rows, nodes, classes, seed), nodes)
@@ -42,6 +42,7 @@ def test_figures_are_finite_and_within_their_ranges(nodes, classes, rows, seed):
     assert all(sketch[name] <= 1 + 1e-9 for name in UNIT)
 
 
+@settings(deadline=None)
 @given(st.permutations(range(3)))
 def test_figures_do_not_depend_on_the_names_of_nodes(order):
     features, labels, node_of = draw()

@@ -18,6 +18,7 @@ from foreshard.errors import ConfigError, SourceError
 SEED = b"sixteen byte key"
 
 
+@settings(deadline=None)
 @given(st.integers(0, 5_000), st.integers(1, 600))
 def test_a_spread_sample_takes_one_row_of_each_stretch_in_order(n, rows):
     positions = spread_sample(n, rows, SEED)
@@ -39,6 +40,7 @@ def test_a_sample_of_no_rows_is_refused():
         spread_sample(10, 0, SEED)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2_000))
 def test_the_holdout_is_a_third_and_disjoint(n):
     train, held = split_holdout(n, SEED)
@@ -56,7 +58,7 @@ def test_a_sketch_is_standardised_and_fills_nulls_with_the_mean():
     assert labels.dtype == np.int32
 
 
-@settings(max_examples=40)
+@settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.one_of(st.none(), st.floats(width=64)), min_size=4, max_size=40),
     st.lists(st.one_of(st.none(), st.sampled_from(["a", "b", "c", ""])), min_size=40, max_size=40),

@@ -3,6 +3,8 @@
 import dagster as dg
 import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
+from dagster._core.definitions.partitions.context import partition_loading_context
+from dagster._core.loader import LoadingContextForTest
 from dagster_world import execute, location, materialized, world
 
 from assets.keys import CURRENT, EVENTS, FORECAST, OBJECTS, PLAN, RECIPE, TRIALS
@@ -19,7 +21,7 @@ def trained(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("FORESHARD_CONFIG", str(path))
     with dg.instance_for_test(temp_dir=str(folder)) as instance:
-        chain = world.open_chain(path)
+        chain = world.prepared_chain(path)
         world.register(chain)
         first = execute(instance, "bootstrap", FIRST)
         for epoch in (1, 2):
@@ -77,11 +79,10 @@ def test_failed_check_keeps_everything_downstream_from_running(trained):
     assert chain.repository.current().ref.generation == BROKEN
 
 
-def test_refused_input_fails_at_once_with_the_fix(trained, tmp_path, monkeypatch):
-    instance, _, _, _ = trained
-    path = world.make_world(tmp_path, dataset={"target": "absent"})
-    monkeypatch.setenv("FORESHARD_CONFIG", str(path))
-    result = execute(instance, "bootstrap", "other.e000000")
+def test_refused_input_fails_at_once_with_the_fix(tmp_path, monkeypatch):
+    monkeypatch.setenv("FORESHARD_CONFIG", str(world.make_world(tmp_path, dataset={"target": "absent"})))
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        result = execute(instance, "bootstrap", FIRST)
     assert not result.success
     failures = [event for event in result.all_events if event.event_type_value == "STEP_FAILURE"]
     assert any("no column 'absent'" in str(event.event_specific_data.error_display_string) for event in failures)
@@ -118,7 +119,7 @@ def test_nightly_evaluation_forecasts_the_newest_generation_and_publishes_nothin
 
 
 def test_nightly_evaluation_skips_where_nothing_was_logged():
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.instance_for_test() as instance:
         assert isinstance(nightly_evaluation(dg.build_schedule_context(instance)), dg.SkipReason)
 
 
@@ -128,4 +129,6 @@ def _resources():
 
 def _status(instance, key, partition):
     graph = location().resolve_asset_graph()
-    return CachingStaleStatusResolver(instance, graph).get_status(key, partition).value
+    context = LoadingContextForTest(instance)
+    with partition_loading_context(dynamic_partitions_store=instance):
+        return CachingStaleStatusResolver(instance, graph, context).get_status(key, partition).value

@@ -31,10 +31,9 @@ def _mark(path, run, *epochs):
 
 
 def _tick(instance, path, cursor=None):
-    context = dg.build_sensor_context(
-        instance=instance, cursor=cursor, resources={"project": ProjectResource(config_path=str(path))}
-    )
-    return reshard_every_n_epochs.evaluate_tick(context)
+    project = ProjectResource(config_path=str(path))
+    context = dg.build_sensor_context(instance=instance, cursor=cursor, resources={"project": project})
+    return reshard_every_n_epochs(context)
 
 
 def _requested(tick):
@@ -79,7 +78,7 @@ def test_below_the_next_boundary_nothing_is_requested_or_observed(instance, path
     tick = _tick(instance, path, None if fired is None else json.dumps({"demo": fired}))
     assert not tick.run_requests
     assert not tick.asset_events
-    assert reason in tick.skip_message
+    assert reason in tick.skip_reason.skip_message
 
 
 def test_marker_that_comes_late_neither_stalls_nor_repeats_a_boundary(instance, path):
@@ -122,7 +121,7 @@ def test_published_generation_is_not_requested_again(instance, path):
     instance.report_runless_asset_event(dg.AssetMaterialization(CURRENT, partition="demo.e000004"))
     tick = _tick(instance, path, None)
     assert not tick.run_requests
-    assert "demo.e000004 is published already" in tick.skip_message
+    assert "demo.e000004 is published already" in tick.skip_reason.skip_message
     assert json.loads(tick.cursor) == {"demo": 4}
 
 

@@ -23,7 +23,7 @@ def test_origins_are_distinct_leave_a_past_and_end_with_the_history(windows, hor
     horizon = min(horizon, windows // 2)
     found = origin_windows(windows, horizon, origins)
     assert found == sorted(set(found))
-    assert 1 <= found[0]
+    assert found[0] >= 1
     assert found[-1] + horizon == windows
     assert len(found) == min(origins, windows - horizon)
     assert all(1 <= step <= horizon for step in np.diff(found))
@@ -95,17 +95,7 @@ def test_the_ensemble_is_kept_where_nothing_is_clearly_better():
 
 
 def test_a_model_that_is_clearly_better_replaces_the_default():
-    rng = np.random.default_rng(8)
-    order = rng.permutation(200)
-    rates = 2.0 + 100 * np.exp(-(((order[None, :] / 200 * 24) - np.arange(20)[:, None] - 2) ** 2) / 8)
-    tested = run(history_of(rng.poisson(rates)), ["ewma", "last"])
-    best = {row["model"]: row["hit_mass"] for row in tested.summary()}
-    assert best["last"] != best["ewma"]
-    chosen = "last" if best["last"] > best["ewma"] + 0.005 else "ewma"
-    assert tested.chosen == chosen
-
-
-def test_a_crowd_that_wanders_is_better_followed_with_a_trend():
+    # A crowd wanders over the chunks: the trend knows which way.
     wave = np.exp(-((np.arange(300)[None, :] - 12 * np.arange(20)[:, None] - 20) ** 2) / 2e3)
     tested = run(history_of(np.round(500 * wave)), ["ewma", "trend"])
     assert tested.chosen == "trend"
@@ -138,7 +128,7 @@ def test_prophet_takes_part_in_a_window_of_four_epochs():
 
 
 def test_nobody_is_put_in_the_place_of_those_who_abstain():
-    with pytest.raises(ConfigError, match="every forecaster abstained .*prophet needs 8 windows.*add 'ewma'"):
+    with pytest.raises(ConfigError, match=r"every forecaster abstained .*prophet needs 8 windows.*add 'ewma'"):
         run(popularity(windows=4)[0], ["prophet"])
 
 

@@ -7,27 +7,39 @@ import pytest
 from foreshard.prefetch.control import Tuning, adjust
 from foreshard.prefetch.monitor import EpochStats
 
-CALM = EpochStats(1, steps=1000, ready_steps=1000)
-LATE = EpochStats(1, steps=1000, ready_steps=500)
-FINE = EpochStats(1, steps=1000, ready_steps=970)
+CALM = EpochStats(1, steps=1000, ready_steps=1000, touches=100)
+LATE = EpochStats(1, steps=1000, ready_steps=500, touches=100, wait_s=10)
+FINE = EpochStats(1, steps=1000, ready_steps=970, touches=100)
 
 
-def test_batches_that_were_late_ask_for_depth_and_concurrency():
-    tuned = adjust(Tuning(), LATE, max_concurrency=8)
-    assert tuned.lookahead > Tuning().lookahead
-    assert tuned.concurrency == 2 * Tuning().concurrency
+def test_late_batches_ask_for_concurrency_first_and_then_for_depth():
+    wider = adjust(Tuning(concurrency=2), LATE, max_concurrency=4)
+    assert (wider.concurrency, wider.lookahead) == (4, Tuning().lookahead)
+    deeper = adjust(wider, LATE, max_concurrency=4)
+    assert deeper.concurrency == 4
+    assert deeper.lookahead > wider.lookahead
+
+
+@pytest.mark.parametrize(("wait_s", "stays"), [(10, False), (5, True)])
+def test_a_deeper_lookahead_is_kept_only_if_the_loop_waited_less(wait_s, stays):
+    before = Tuning(concurrency=4)
+    deeper = adjust(before, LATE, max_concurrency=4)
+    after = adjust(deeper, replace(LATE, wait_s=wait_s), max_concurrency=4)
+    assert (after.lookahead >= deeper.lookahead) == stays
+    assert after.settled == (not stays)
 
 
 def test_between_the_thresholds_nothing_changes():
     assert adjust(Tuning(), FINE, max_concurrency=8) == Tuning()
 
 
-@pytest.mark.parametrize("stats", [CALM, LATE])
-def test_settings_stay_within_bounds(stats):
+@pytest.mark.parametrize("waits", [[0.0], [10.0], [10.0, 9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0]])
+def test_settings_stay_within_bounds(waits):
     tuning = Tuning()
-    for _ in range(20):
-        tuning = adjust(tuning, stats, max_concurrency=8)
-        assert 0.125 <= tuning.lookahead <= 0.5
+    for i in range(24):
+        wait = waits[i % len(waits)]
+        tuning = adjust(tuning, replace(LATE if wait else CALM, wait_s=wait), max_concurrency=8)
+        assert 0.05 <= tuning.lookahead <= 0.4
         assert 1 <= tuning.concurrency <= 8
 
 

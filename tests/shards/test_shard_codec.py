@@ -57,7 +57,7 @@ def take(table: pa.Table, rows) -> pa.RecordBatch:
     return table.take(pa.array(rows, pa.int64())).combine_chunks().to_batches()[0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(tables(), st.integers(1, 4))
 def test_chunks_decode_from_their_range_alone_with_every_value_unchanged(table, parts):
     batches = [take(table, piece) for piece in np.array_split(np.arange(table.num_rows), parts) if len(piece)]
@@ -69,7 +69,7 @@ def test_chunks_decode_from_their_range_alone_with_every_value_unchanged(table, 
         assert decoded.equals(batch)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(tables(), st.randoms(use_true_random=False))
 def test_bytes_follow_from_the_values_not_from_where_the_rows_lay(table, random):
     """Null slots, offsets and neighbours of the table that rows are taken from leave no trace in the shard."""

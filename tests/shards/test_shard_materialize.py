@@ -20,7 +20,7 @@ from foreshard.shards.repository import Repository
 from foreshard.source import Snapshot, SourceReader
 from foreshard.storage import ObjectStore
 
-GOLDEN = "?"
+GOLDEN = "1e952ed7d7eb23f7c4bc2280c405c0984f1f11cb2209ef0c8b2582075f9cc1f0"
 
 
 def pinned(snapshot: Snapshot) -> Snapshot:

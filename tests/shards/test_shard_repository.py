@@ -50,7 +50,9 @@ def test_a_moved_source_is_found_at_its_new_place(made):
 def test_a_plan_that_differs_in_predictions_only_finds_the_first_one_standing(made):
     world, ref = made
     plan = build_plan(world.snapshot)
+    before = world.objects()
     assert world.repository.save_plan(replace(plan, predicted={"seconds": 3.0})) == ref
+    assert world.objects() == before
     assert world.repository.load_plan(ref).predicted == plan.predicted
 
 
