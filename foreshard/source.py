@@ -142,7 +142,7 @@ def _difference(expected: pa.Schema, found: pa.Schema) -> str:
     return f"their order is {', '.join(found.names)}"
 
 
-def _described(field: pa.Field) -> str:
+def _described(field: "pa.Field[pa.DataType]") -> str:
     return f"{field.type}" if field.nullable else f"{field.type} not null"
 
 

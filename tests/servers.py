@@ -153,57 +153,88 @@ def claimed_ports(count: int) -> Generator[list[int]]:
         yield ports
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A program of a server: how to start it, and the address whose answer (holding `says`) shows that it is up."""
+
+    command: list[str]
+    url: str
+    says: bytes = b""
+
+
 @contextmanager
 def seaweedfs() -> Generator[S3Server]:
-    """Run SeaweedFS: master, volume server, filer and S3 gateway in one process, without telemetry."""
+    """Run SeaweedFS without telemetry: a master, then the volume server, filer and S3 gateway in one process."""
     access_key, secret_key = f"key{secrets.token_hex(6)}", secrets.token_hex(16)
-    identity = {
-        "name": "tests",
-        "credentials": [{"accessKey": access_key, "secretKey": secret_key}],
-        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-    }
+    environment = {**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
 
-    def command(folder: Path, ports: list[int]) -> list[str]:
-        config = folder / "s3.json"
-        config.write_text(json.dumps({"identities": [identity]}))
-        (folder / "data").mkdir(exist_ok=True)
-        options = {
-            "dir": folder / "data",
-            "ip": "127.0.0.1",
-            "ip.bind": "127.0.0.1",
-            "master.port": ports[1],
-            "master.port.grpc": ports[2],
-            "master.telemetry": "false",
-            # One master needs no patience; a volume server that calls before the election would wait for five seconds.
-            "master.electionTimeout": "100ms",
-            "master.heartbeatInterval": "30ms",
-            "master.volumeSizeLimitMB": 128,
-            "volume.port": ports[3],
-            "volume.port.grpc": ports[4],
-            "volume.max": 0,
-            "volume.minFreeSpace": "100MiB",
-            "filer": "true",
-            "filer.port": ports[5],
-            "filer.port.grpc": ports[6],
-            "filer.localSocket": folder / "filer.sock",
-            "s3": "true",
-            "s3.port": ports[0],
-            "s3.port.grpc": ports[7],
-            "s3.port.iceberg": 0,
-            "s3.port.lance": 0,
-            "s3.localSocket": folder / "s3.sock",
-            "s3.config": config,
-            "s3.autoCreateBucket": "false",  # a missing bucket must be an error, as on every other server
-        }
-        return [_weed(), "-logtostderr", "server", *(f"-{name}={value}" for name, value in options.items())]
+    def stages(folder: Path, ports: list[int]) -> list[Stage]:
+        return _seaweedfs_stages(folder, ports, access_key, secret_key)
 
     def sockets(ports: list[int]) -> Iterable[Path]:
         parts = ("master", "volume", "filer", "s3")
         return (Path("/tmp") / f"seaweedfs-{part}-grpc-{port}.sock" for port in ports for part in parts)  # noqa: S108
 
-    environment = {**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
-    with _running("seaweedfs", command, 8, environment, "/healthz", sockets) as endpoint:
+    with _running("seaweedfs", stages, 8, environment, sockets) as endpoint:
         yield S3Server("seaweedfs", endpoint, access_key, secret_key)
+
+
+def _seaweedfs_stages(folder: Path, ports: list[int], access_key: str, secret_key: str) -> list[Stage]:
+    identity = {
+        "name": "tests",
+        "credentials": [{"accessKey": access_key, "secretKey": secret_key}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    (folder / "master").mkdir()
+    (folder / "volumes").mkdir()
+    # A volume server that calls before the master has elected itself waits for five seconds: hence two processes.
+    master = {
+        "ip": "127.0.0.1",
+        "ip.bind": "127.0.0.1",
+        "port": ports[1],
+        "port.grpc": ports[2],
+        "mdir": folder / "master",
+        "telemetry": "false",
+        "electionTimeout": "100ms",
+        "heartbeatInterval": "30ms",
+        "volumeSizeLimitMB": 128,
+    }
+    rest = {
+        "ip": "127.0.0.1",
+        "ip.bind": "127.0.0.1",
+        "dir": folder / "volumes",
+        "master": "false",
+        "master.peers": f"127.0.0.1:{ports[1]}.{ports[2]}",
+        "volume.port": ports[3],
+        "volume.port.grpc": ports[4],
+        "volume.max": 0,
+        "volume.minFreeSpace": "100MiB",
+        "filer": "true",
+        "filer.port": ports[5],
+        "filer.port.grpc": ports[6],
+        "filer.localSocket": folder / "filer.sock",
+        "s3": "true",
+        "s3.port": ports[0],
+        "s3.port.grpc": ports[7],
+        "s3.port.iceberg": 0,
+        "s3.port.lance": 0,
+        "s3.localSocket": folder / "s3.sock",
+        "s3.config": folder / "s3.json",
+        "s3.autoCreateBucket": "false",  # a missing bucket must be an error, as on every other server
+    }
+    weed = [_weed(), "-logtostderr"]
+    return [
+        Stage(
+            [*weed, "master", *(f"-{name}={value}" for name, value in master.items())],
+            f"http://127.0.0.1:{ports[1]}/cluster/status",
+            b'"IsLeader":true',
+        ),
+        Stage(
+            [*weed, "server", *(f"-{name}={value}" for name, value in rest.items())],
+            f"http://127.0.0.1:{ports[0]}/healthz",
+        ),
+    ]
 
 
 @contextmanager
@@ -214,8 +245,10 @@ def minio() -> Generator[S3Server]:
         return
     access_key, secret_key = f"key{secrets.token_hex(6)}", secrets.token_hex(16)
 
-    def command(folder: Path, ports: list[int]) -> list[str]:
-        return [str(shutil.which("minio")), "server", str(folder / "data"), "--address", f"127.0.0.1:{ports[0]}"]
+    def stages(folder: Path, ports: list[int]) -> list[Stage]:
+        address = f"127.0.0.1:{ports[0]}"
+        command = [str(shutil.which("minio")), "server", str(folder / "data"), "--address", address]
+        return [Stage(command, f"http://{address}/minio/health/live")]
 
     environment = {
         **os.environ,
@@ -225,7 +258,7 @@ def minio() -> Generator[S3Server]:
         "MINIO_BROWSER": "off",
         "MINIO_UPDATE": "off",
     }
-    with _running("minio", command, 1, environment, "/minio/health/live", lambda _: ()) as endpoint:
+    with _running("minio", stages, 1, environment, lambda _: ()) as endpoint:
         yield S3Server("minio", endpoint, access_key, secret_key)
 
 
@@ -245,41 +278,47 @@ def _weed() -> str:
 @contextmanager
 def _running(
     kind: str,
-    command: Callable[[Path, list[int]], list[str]],
+    stages: Callable[[Path, list[int]], list[Stage]],
     ports_needed: int,
     environment: dict[str, str],
-    health: str,
     leftovers: Callable[[list[int]], Iterable[Path]],
 ) -> Generator[str]:
-    """Run a server until the block ends; try again on other ports if it stops while starting."""
-    folder = Path(tempfile.mkdtemp(prefix=f"foreshard-{kind}-"))
-    log = folder / "log"
-    try:
-        for _ in range(ATTEMPTS):
-            with claimed_ports(ports_needed) as ports, log.open("ab") as output:
-                process = start_bound(command(folder, ports), env=environment, stdout=output, stderr=output, cwd=folder)
-                try:
-                    endpoint = f"http://127.0.0.1:{ports[0]}"
-                    if _answers(process, endpoint + health):
-                        yield endpoint
-                        return
-                finally:
+    """Run a server until the block ends; try again on other ports if it stops while starting.
+
+    The first of its ports is where it serves S3.
+    """
+    logs: list[str] = []
+    for _ in range(ATTEMPTS):
+        folder = Path(tempfile.mkdtemp(prefix=f"foreshard-{kind}-"))
+        with claimed_ports(ports_needed) as ports, (folder / "log").open("ab") as output:
+            processes: list[subprocess.Popen[bytes]] = []
+            options: dict[str, Any] = {"env": environment, "stdout": output, "stderr": output, "cwd": folder}
+            try:
+                for stage in stages(folder, ports):
+                    processes.append(start_bound(stage.command, **options))
+                    if not _answers(processes[-1], stage):
+                        break
+                else:
+                    yield f"http://127.0.0.1:{ports[0]}"
+                    return
+                logs.append((folder / "log").read_text(errors="replace")[-2000:])
+            finally:
+                for process in reversed(processes):
                     process.kill()
                     process.wait()
-                    for path in leftovers(ports):
-                        path.unlink(missing_ok=True)
-        tail = log.read_text(errors="replace")[-3000:]
-        raise RuntimeError(f"{kind} did not start in {ATTEMPTS} attempts; the end of its log:\n{tail}")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+                for path in leftovers(ports):
+                    path.unlink(missing_ok=True)
+                shutil.rmtree(folder, ignore_errors=True)
+    raise RuntimeError(f"{kind} did not start in {ATTEMPTS} attempts; the ends of its logs:\n" + "\n---\n".join(logs))
 
 
-def _answers(process: subprocess.Popen[bytes], url: str) -> bool:
-    """Wait until the server answers; False if it stopped or took too long."""
+def _answers(process: subprocess.Popen[bytes], stage: Stage) -> bool:
+    """Wait until the program answers; False if it stopped or took too long."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + STARTUP_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
-        with suppress(OSError), opener.open(url, timeout=2):
-            return True
+        with suppress(OSError), opener.open(stage.url, timeout=2) as answer:
+            if stage.says in answer.read():
+                return True
         time.sleep(0.05)
     return False

@@ -103,7 +103,8 @@ class _State:
         problem, node = self.problem, self.placed[j]
         ours, theirs = problem.deviation[i], problem.deviation[j]
         apart = self.norms[i][:, None] + self.norms[j][None, :] - 2 * np.einsum("iq,jq->ij", ours, theirs)
-        from_ours = (ours @ self.sums[slowest])[:, None] - (theirs @ self.sums[slowest])[None, :]
+        there = self.sums[slowest]
+        from_ours = (ours * there).sum(axis=1)[:, None] - (theirs * there).sum(axis=1)[None, :]
         into_theirs = np.einsum("iq,jq->ij", ours, self.sums[node]) - (theirs * self.sums[node]).sum(axis=1)[None, :]
         return (apart - 2 * from_ours) / problem.share[slowest] + (apart + 2 * into_theirs) / problem.share[node][None]
 

@@ -45,25 +45,12 @@ def place(inputs: PlanInputs, chosen: Candidate) -> tuple[pa.Table, NDArray[np.i
         PlanError: the nodes' memory does not suffice; the message names the bytes.
     """
     _, memory, _ = node_arrays(inputs)
-    ids, rows = [inputs.train_ids[chosen.arrangement.order]], [np.diff(chosen.offsets)]
-    for code in range(1, len(SPLITS)):
-        members = np.flatnonzero(inputs.splits == code).astype(np.int64)
-        offsets = cut_groups(np.zeros(len(members), np.int32), inputs.reshard.max_chunk_rows)
-        ids.append(members)
-        rows.append(np.diff(offsets))
+    samples, rows = _cut_splits(inputs, chosen)
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(rows))]).astype(np.int64)
-    samples = sort_inside_chunks(np.concatenate(ids), offsets)
+    samples = sort_inside_chunks(samples, offsets)
     names = chunk_content_ids(samples, offsets)
     fixed = [deal_by_memory(len(part), memory) for part in rows[1:]]
-    free = memory.copy()
-    for node, part in zip(fixed, rows[1:], strict=True):
-        free -= np.bincount(node, part * inputs.row_bytes, len(memory))
-    if (free < 0).any():
-        short = int(free.argmin())
-        raise PlanError(
-            f"node {inputs.cluster.nodes[short].name!r} lacks {-free[short]:.0f} of the bytes for its share of "
-            f"validation and test rows; it has {memory[short]:.0f}, give it more memory"
-        )
+    free = _free_memory(inputs, memory, fixed, rows[1:])
     train = len(rows[0])
     problem = balance_problem(inputs, samples, offsets[: train + 1], current_nodes(inputs, names[:train]), free)
     seed = derive_seed(purpose="assignment", fingerprint=inputs.fingerprint, root=inputs.root_seed)
@@ -84,6 +71,32 @@ def place(inputs: PlanInputs, chosen: Candidate) -> tuple[pa.Table, NDArray[np.i
     node = np.concatenate([assigned.node, *fixed]).astype(np.int32)
     split = np.repeat(np.arange(len(SPLITS), dtype=np.uint8), [len(part) for part in rows])
     return _chunk_table(inputs, samples, offsets, split, group, node, names), samples, assigned
+
+
+def _cut_splits(inputs: PlanInputs, chosen: Candidate) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
+    """Return sample ids, split after split in packing order, and for each split the rows of its chunks."""
+    ids, rows = [inputs.train_ids[chosen.arrangement.order]], [np.diff(chosen.offsets)]
+    for code in range(1, len(SPLITS)):
+        members = np.flatnonzero(inputs.splits == code).astype(np.int64)
+        ids.append(members)
+        rows.append(np.diff(cut_groups(np.zeros(len(members), np.int32), inputs.reshard.max_chunk_rows)))
+    return np.concatenate(ids), rows
+
+
+def _free_memory(
+    inputs: PlanInputs, memory: NDArray[np.float64], fixed: list[NDArray[np.int32]], rows: list[NDArray[np.int64]]
+) -> NDArray[np.float64]:
+    """Return what the validation and test chunks leave of each node's memory."""
+    free = memory.copy()
+    for node, part in zip(fixed, rows, strict=True):
+        free -= np.bincount(node, part * inputs.row_bytes, len(memory))
+    if (free < 0).any():
+        short = int(free.argmin())
+        raise PlanError(
+            f"node {inputs.cluster.nodes[short].name!r} lacks {-free[short]:.0f} of the bytes for its share of "
+            f"validation and test rows; it has {memory[short]:.0f}, give it more memory"
+        )
+    return free
 
 
 def _chunk_table(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from foreshard.config import ClusterConfig, NodeConfig, ReshardConfig
 from foreshard.errors import PlanError
 from foreshard.layout import CostModel, PlanInputs, balance_plot, check_plan, make_plan, plan_plot
+from foreshard.layout.placement import current_nodes
 from foreshard.strategies import STRATEGIES
 
 N = 6000
@@ -100,7 +101,7 @@ def test_skewed_heat_is_worth_a_reshard_that_puts_hot_rows_into_small_chunks():
 
 def test_a_saving_that_does_not_pay_for_its_migration_is_declined_with_figures():
     first = make_plan(inputs(), SCORES).plan
-    slow = ClusterConfig(nodes=tuple(NodeConfig(name=f"n{i}", memory=N * 100, bandwidth=1e3) for i in range(3)))
+    slow = ClusterConfig(nodes=tuple(NodeConfig(name=f"n{i}", memory=N * 100, bandwidth=1e4) for i in range(3)))
     hot = {"parent": first, "heat": skewed(inputs().splits), "cluster": slow}
     plan = make_plan(inputs(**hot), SCORES).plan
     assert plan.decision == "keep"
@@ -141,6 +142,15 @@ def test_a_layout_that_cannot_stay_is_replaced(changes, message):
     assert plan.decision == "reshard"
     assert message in plan.reason
     assert plan.parent == first.digest
+
+
+def test_chunks_that_stay_the_same_stay_on_their_node():
+    first = make_plan(inputs(), SCORES).plan
+    names = [chunk.as_py() for chunk in first.chunks["content_id"]]
+    renamed = ClusterConfig(nodes=tuple(NodeConfig(name=name, memory=N * 100) for name in ("n2", "new", "n0")))
+    now = current_nodes(inputs(parent=first, cluster=renamed), [bytes(16), *names])
+    assert now[0] == -1
+    assert now[1:].tolist() == [{0: 2, 1: -1, 2: 0}[node] for node in first.column("node").tolist()]
 
 
 def test_equal_inputs_give_equal_plans():
@@ -190,7 +200,7 @@ def test_bad_plan_inputs_are_refused_naming_the_value():
         make_plan(inputs(), SCORES, candidates=["magic"])
     with pytest.raises(PlanError, match="'hash' has the score None"):
         make_plan(inputs(), {"contiguous": 0.5}, candidates=["hash"])
-    with pytest.raises(PlanError, match="need .* bytes, the 3 nodes have"):
+    with pytest.raises(PlanError, match=r"need .* bytes, the 3 nodes have"):
         make_plan(inputs(memory=N * 100 // 4), SCORES)
     with pytest.raises(PlanError, match=r"'n0' lacks \d+ of the bytes"):
         make_plan(inputs(memory=1000), SCORES)

@@ -118,6 +118,21 @@ def test_memory_is_used_for_the_hot_rows():
     assert found.requests <= heat[2000:].sum() * (1 + 1e-9)
 
 
+def test_an_uncertain_forecast_keeps_resident_chunks_small():
+    heat, group = spiky(20_000)
+
+    def hot_rows(error: float) -> float:
+        # Everything fits in memory: what is left is upkeep, and the fetches of what the forecast got wrong.
+        cost = CostModel(1e-4, 2e8, 20_000 * ROW_BYTES * 0.9, 1e-2)
+        offsets = size_chunks(
+            heat, group, ROW_BYTES, 10**7, cost, min_rows=32, max_rows=2048, atom_rows=32, error=error
+        )
+        return float(np.diff(offsets)[offsets[:-1] < 2000].mean())
+
+    assert hot_rows(0.0) == 2000
+    assert hot_rows(0.5) < 500
+
+
 def test_uniform_heat_gets_equal_chunks():
     offsets = size_chunks(
         np.ones(10_000), np.zeros(10_000, np.int32), ROW_BYTES, 10**6, CostModel(1e-4, 2e8, 1e5, 1e-3),
