@@ -1,15 +1,18 @@
 """A small dataset, its configuration, and training runs that leave real logs and markers in its store."""
 
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import yaml
 
 from foreshard.access.log import AccessLogWriter
 from foreshard.access.markers import EpochMarker, register_run, write_marker
-from foreshard.chain import Chain
+from foreshard.chain import Chain, StageResult
 from foreshard.config import load_config
 from foreshard.splits import split_code
 
@@ -112,6 +115,42 @@ def train_epoch(chain: Chain, epoch: int, run: str = "demo") -> EpochMarker:
         chain.keys,
         EpochMarker(run, epoch, manifest.header.generation, digest, RANKS, STEPS, 2, f"w{epoch}", logs, STEPS * BATCH),
     )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A world after its first layout, one window of epochs and a re-shard, with the reports of all stages."""
+
+    path: Path
+    prepared: dict[str, StageResult]
+    first: dict[str, StageResult]
+    second: dict[str, StageResult]
+
+
+FIRST, SECOND = "demo.e000000", f"demo.e{EVERY:06d}"
+
+_trained: list[Trained] = []
+
+
+def trained_world(factory: pytest.TempPathFactory) -> Trained:
+    """Return the trained world of this process; its tests leave it as it is, or work on `copy_of` it."""
+    if not _trained:
+        path = make_world(factory.mktemp("trained"))
+        prepared_chain(path)
+        chain = open_chain(path)
+        register(chain)
+        prepared = chain.prepare()
+        first = chain.reshard(FIRST)
+        for epoch in range(1, EVERY + 1):
+            train_epoch(chain, epoch)
+        _trained.append(Trained(path, prepared, first, chain.reshard(SECOND)))
+    return _trained[0]
+
+
+def copy_of(trained: Trained, folder: Path) -> Chain:
+    """Return the chain of a copy of a world, to be damaged."""
+    shutil.copytree(trained.path.parent, folder, dirs_exist_ok=True)
+    return open_chain(folder / trained.path.name)
 
 
 def register(chain: Chain, run: str = "demo") -> None:

@@ -2,7 +2,16 @@
 
 import numpy as np
 import pytest
-from chain_world import EVERY, make_world, open_chain, prepared_chain, register, train_epoch, write_config, write_source
+from chain_world import (
+    make_world,
+    open_chain,
+    prepared_chain,
+    register,
+    train_epoch,
+    trained_world,
+    write_config,
+    write_source,
+)
 
 from foreshard.errors import ConfigError, ForeshardError, SourceError, StorageError
 from foreshard.splits import split_code
@@ -11,15 +20,8 @@ from foreshard.splits import split_code
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A world after its first layout, two epochs and a re-shard, and the chain's reports."""
-    path = make_world(tmp_path_factory.mktemp("world"))
-    chain = open_chain(path)
-    register(chain)
-    prepared = chain.prepare()
-    first = chain.reshard("demo.e000000")
-    for epoch in range(1, EVERY + 1):
-        train_epoch(chain, epoch)
-    second = chain.reshard("demo.e000002")
-    return path, prepared, first, second
+    world = trained_world(tmp_path_factory)
+    return world.path, world.prepared, world.first, world.second
 
 
 def _objects(chain):

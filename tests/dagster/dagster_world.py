@@ -1,6 +1,7 @@
 """The code location, and the small world of tests/chain to run it on."""
 
 import sys
+from functools import cache
 from pathlib import Path
 
 import dagster as dg
@@ -15,6 +16,7 @@ from dagster_project.partitions import GENERATION
 world = chain_world
 
 
+@cache
 def location() -> dg.Definitions:
     """Return the definitions as Dagster loads them."""
     return defs()
