@@ -83,7 +83,7 @@ class AccessLogWriter:
         step: int,
         chunks: NDArray[np.int32],
         hit: NDArray[np.bool_],
-        nbytes: NDArray[np.int32],
+        nbytes: NDArray[np.int32] | NDArray[np.int64],
         wait_us: NDArray[np.int32],
         fetch_us: NDArray[np.int32],
     ) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,9 @@ from foreshard.seeding import derive_seed
 from foreshard.splits import SPLITS
 from foreshard.strategies import Arrangement, StrategyInput, get_strategies
 
-TRAIN = SPLITS.index("train")
+TRAIN: Final = SPLITS.index("train")
+_TIE: Final = 0.01
+"""Objectives closer than this are equal: the consistency predictor's own error is larger."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +94,7 @@ class Candidate:
         cost: expected cost of an epoch.
         consistency: predicted score in [0, 1].
         objective: weighted time, relative to the reference, plus weighted inconsistency.
+        spread: mean distance between the first and the last sample id of a chunk.
     """
 
     strategy: str
@@ -99,6 +103,7 @@ class Candidate:
     cost: LayoutCost
     consistency: float
     objective: float
+    spread: float
 
 
 def objective(reshard: ReshardConfig, seconds: float, reference: float, score: float) -> float:
@@ -146,10 +151,33 @@ def rate_candidates(
     unit = min(cost.total_s for *_, cost in found) if reference is None else reference
     return [
         Candidate(
-            name, arranged, offsets, cost, scores[name], objective(inputs.reshard, cost.total_s, unit, scores[name])
+            name,
+            arranged,
+            offsets,
+            cost,
+            scores[name],
+            objective(inputs.reshard, cost.total_s, unit, scores[name]),
+            _spread(ids[arranged.order], offsets),
         )
         for name, arranged, offsets, cost in found
     ]
+
+
+def choose(candidates: Sequence[Candidate]) -> Candidate:
+    """Return the best candidate: among those that the models cannot tell apart, the one that keeps neighbours together.
+
+    Scores are predictions with an error of some hundredths. Where they decide nothing, locality does: orders that read
+    blocks of neighbouring samples then touch few chunks, which the I/O model does not know.
+    """
+    least = min(candidate.objective for candidate in candidates)
+    return min(
+        (candidate for candidate in candidates if candidate.objective <= least + _TIE),
+        key=lambda candidate: (candidate.spread, candidate.objective, candidate.strategy),
+    )
+
+
+def _spread(ids: NDArray[np.int64], offsets: NDArray[np.int64]) -> float:
+    return float((np.maximum.reduceat(ids, offsets[:-1]) - np.minimum.reduceat(ids, offsets[:-1])).mean())
 
 
 def candidate_table(candidates: Sequence[Candidate]) -> pa.Table:
@@ -164,5 +192,6 @@ def candidate_table(candidates: Sequence[Candidate]) -> pa.Table:
             "requests": pa.array([c.cost.requests for c in ranked], pa.float64()),
             "chunks": pa.array([c.cost.chunks for c in ranked], pa.int64()),
             "objective": pa.array([c.objective for c in ranked], pa.float64()),
+            "spread": pa.array([c.spread for c in ranked], pa.float64()),
         }
     )

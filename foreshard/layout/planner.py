@@ -9,7 +9,15 @@ import pyarrow as pa
 
 from foreshard.errors import PlanError
 from foreshard.layout.assignment import Assignment
-from foreshard.layout.candidates import TRAIN, Candidate, PlanInputs, candidate_table, objective, rate_candidates
+from foreshard.layout.candidates import (
+    TRAIN,
+    Candidate,
+    PlanInputs,
+    candidate_table,
+    choose,
+    objective,
+    rate_candidates,
+)
 from foreshard.layout.check import check_plan
 from foreshard.layout.cost import LayoutCost
 from foreshard.layout.migration import migration_seconds, migration_steps, written_bytes
@@ -51,9 +59,9 @@ def make_plan(
     """Plan the next layout.
 
     Every candidate strategy is arranged, cut and priced; the best has the least weight_time * seconds / seconds of the
-    parent + weight_consistency * (1 - score). It replaces the parent only if its objective is better and the seconds
-    it saves over the horizon exceed those of the migration by the hysteresis; otherwise the parent's chunks, nodes and
-    shards stay as they are, with their heat refreshed.
+    parent + weight_consistency * (1 - score), and near ties go to the most local one. It replaces the parent only if
+    its objective is better and the seconds it saves over the horizon exceed those of the migration by the hysteresis;
+    otherwise the parent's chunks, nodes and shards stay as they are, with their heat refreshed.
 
     Args:
         inputs: dataset, heat, prices, cluster, recipe and parent.
@@ -67,7 +75,7 @@ def make_plan(
     reference = standing.cost.total_s if standing is not None and standing.cost is not None else None
     names = inputs.reshard.strategies if candidates is None else candidates
     rated = rate_candidates(inputs, scores, names, reference)
-    best = min(rated, key=lambda candidate: candidate.objective)
+    best = choose(rated)
     table = candidate_table(rated)
     if standing is not None and standing.unusable is None and standing.cost is not None:
         why = _not_better(inputs, standing, best, scores)

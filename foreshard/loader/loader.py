@@ -217,7 +217,7 @@ class Loader:
         span = slice(touches.batch_offsets[assembled.index], touches.batch_offsets[assembled.index + 1])
         ids = touches.sample_ids[span]
         if log is not None:
-            sizes = self.manifest.nbytes[assembled.chunks].astype(np.int32)
+            sizes = self.manifest.nbytes[assembled.chunks]
             log.touches(step, assembled.chunks, assembled.hit, sizes, assembled.wait_us, assembled.fetch_us)
             log.samples(step, ids)
         return Batch(epoch, step, ids, touches.positions[span], assembled.rows)

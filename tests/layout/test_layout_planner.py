@@ -219,3 +219,9 @@ def test_plots_are_small_png_pictures():
     for picture in (plan_plot(result), balance_plot(result)):
         assert picture.startswith(b"\x89PNG")
         assert len(picture) < 40_000
+
+
+def test_strategies_that_the_models_cannot_tell_apart_go_to_the_one_that_keeps_neighbours_together():
+    even = dict.fromkeys(STRATEGIES, 0.9)
+    assert make_plan(inputs(), even | {"hash": 0.909}).plan.strategy == "contiguous"
+    assert make_plan(inputs(), even | {"hash": 0.95}).plan.strategy == "hash"
