@@ -10,6 +10,8 @@ ARGS ?=
 # uv does not read pip's own variable for local wheels.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export DAGSTER_DISABLE_TELEMETRY := 1
+# Every Dagster run is a process of its own: without compiled bytecode each would spend seconds on its imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
@@ -58,7 +60,7 @@ clean: ## remove the virtual environment and the demo's data
 
 # uv installs in seconds; where it cannot reach the index that pip is configured for, pip itself does it.
 define install
-$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '$(1)' || \
+$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '$(1)' || \
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '$(1)'
 @touch $@
 endef

@@ -56,7 +56,7 @@ def reshard_every_n_epochs(context: dg.SensorEvaluationContext, project: Project
 
 
 def _look_at(run: str, project: ProjectResource, fired: dict[str, int], done: set[str], tick: _Tick) -> None:
-    from foreshard.chain.boundaries import NEVER, due_boundary, marker_epochs
+    from foreshard.chain.boundaries import NEVER, due_boundary, marker_epochs, planned_epochs
     from foreshard.keys import generation_key
 
     chain = project.chain()
@@ -64,6 +64,11 @@ def _look_at(run: str, project: ProjectResource, fired: dict[str, int], done: se
     last = fired.get(run, NEVER)
     epochs = marker_epochs(chain.store, chain.keys, run, after=last)
     due = due_boundary(epochs, every, last)
+    planned = planned_epochs(chain.store, chain.keys, run) if due else None
+    if planned is not None and due_boundary(epochs, every, last, planned=planned) is None:
+        tick.boundaries[run] = last
+        tick.reasons.append(f"run {run} has trained all of its {planned} epochs: a new layout would have no reader")
+        return
     if due is None:
         tick.boundaries[run] = last
         newest = epochs[-1] if epochs else last

@@ -1,6 +1,7 @@
 """What a user writes into `foreshard.yaml`, validated early, with errors that name the value and the fix."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
@@ -91,6 +92,8 @@ class DatasetConfig(_Model):
         source: store holding the user's Parquet files; never modified.
         target: column the model predicts (an integer or boolean class); drives consistency and stratification.
         key: column whose value decides a row's split; the sample id if left out.
+        features: columns that the model sees; all but target and key by default. Leave out what is only known once the
+            target is: it would make every partitioning look consistent.
         seed: root of every seed derived for this dataset.
     """
 
@@ -98,8 +101,20 @@ class DatasetConfig(_Model):
     source: StoreConfig
     target: str
     key: str | None = None
+    features: tuple[str, ...] = ()
     seed: int = Field(0, ge=0)
     splits: SplitConfig = SplitConfig(train=0.8, validation=0.1, test=0.1)
+
+    @model_validator(mode="after")
+    def _target_is_no_feature(self) -> "DatasetConfig":
+        if self.target in self.features:
+            raise ValueError(f"features hold the target {self.target!r}; leave it out")
+        return self
+
+    def model_columns(self, columns: Sequence[str]) -> list[str]:
+        """Return which of a source's columns a model sees, the target last."""
+        wanted = self.features or tuple(name for name in columns if name not in (self.target, self.key))
+        return [*wanted, self.target]
 
 
 class NodeConfig(_Model):

@@ -183,8 +183,8 @@ def _keep_settings(home: Path, settings: dict[str, Any]) -> None:
         before = json.loads(path.read_text("utf-8"))
         if changed := [name for name in settings if before.get(name) != settings[name]]:
             raise ConfigError(
-                f"the unfinished run in {home} had another {', '.join(changed)}; use the same to resume it, or --fresh to "
-                "start anew"
+                f"the unfinished run in {home} had another {', '.join(changed)}; use the same to resume it, or --fresh "
+                "to start anew"
             )
     else:
         partial = path.with_suffix(".partial")

@@ -28,8 +28,9 @@ _PR_SET_PDEATHSIG: Final = 1
 
 def environment(home: Path, config: Path) -> dict[str, str]:
     """Return the environment of every Dagster process: which instance, which configuration, and no telemetry."""
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {
-        **os.environ,
+        **inherited,
         "DAGSTER_HOME": str(home),
         "FORESHARD_CONFIG": str(config),
         "DAGSTER_DISABLE_TELEMETRY": "1",
@@ -117,13 +118,9 @@ class ControlLoop:
 
     def recover(self) -> int:
         """Report runs whose process died with a killed `make run` as failed, so that Dagster's retries take over."""
-        from dagster import DagsterRunStatus, RunsFilter
+        from dagster_project.recovery import fail_orphaned_runs
 
-        dead = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
-        runs = self._instance.get_runs(RunsFilter(statuses=dead))
-        for run in runs:
-            self._instance.report_run_failed(run, "its process was killed together with `make run`")
-        return len(runs)
+        return len(fail_orphaned_runs(self._instance))
 
     def boundary(self, epoch: int) -> int:
         """Return the boundary whose layout an epoch is trained on."""

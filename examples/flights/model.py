@@ -11,6 +11,7 @@ _CARRIERS: Final = np.array(
 )
 _ORIGINS: Final = np.array(["EWR", "JFK", "LGA"], object)
 _LONGEST: Final = 180.0
+_LATE_MINUTES: Final = 15
 _MAX_WEIGHT: Final = 10.0
 
 
@@ -24,7 +25,7 @@ def features(rows: Any) -> NDArray[np.float32]:  # noqa: ANN401 - a Batch, or a 
         np.tanh(delay / 30),
         np.clip(delay, -20, _LONGEST) / 60,
         delay > 0,
-        delay > 15,
+        delay > _LATE_MINUTES,
         unknown,
         (np.asarray(rows["hour"]) - 13) / 5,
         np.asarray(rows["distance"]) / 1000,

@@ -23,7 +23,7 @@ def main(
         Console().print(f"{home} has no Dagster instance yet: showing an empty one; `make run` fills it")
     control_loop.prepare_home(dagster_home)
     program = str(Path(sys.executable).with_name("dg"))
-    arguments = [program, "dev", "--host", host, "--port", str(port)]
+    arguments = [program, "dev", "-w", str(control_loop.ROOT / "workspace.yaml"), "--host", host, "--port", str(port)]
     os.chdir(control_loop.ROOT)
     os.execve(program, arguments, control_loop.environment(dagster_home, config.resolve()))  # noqa: S606
 

@@ -166,9 +166,4 @@ def list_markers(store: ObjectStore, keys: DatasetKeys, run: str, *, after: int 
 
 def list_runs(store: ObjectStore, keys: DatasetKeys) -> list[str]:
     """Return the names of the runs that left at least one marker, sorted."""
-    runs: set[str] = set()
-    for meta in store.list(keys.runs):
-        parts = meta.key.removeprefix(keys.runs).split("/")
-        if len(parts) == 3 and parts[1] == "epochs" and _MARKER_NAME.fullmatch(parts[2]):  # noqa: PLR2004 -- <run>/epochs/<marker>
-            runs.add(parts[0])
-    return sorted(runs)
+    return [run for run in store.folders(keys.runs) if "epochs" in store.folders(f"{keys.runs}{run}")]

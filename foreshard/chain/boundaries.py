@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from foreshard.errors import ConfigError
+from foreshard.access.markers import read_marker
+from foreshard.errors import ConfigError, ObjectNotFoundError
 from foreshard.keys import DatasetKeys, parse_generation_key
 from foreshard.storage import ObjectStore
 
@@ -29,7 +30,7 @@ def window(generation: str, every: int) -> range:
     return range(max(1, boundary - every + 1), boundary + 1)
 
 
-def due_boundary(epochs: Iterable[int], every: int, fired: int = NEVER) -> int | None:
+def due_boundary(epochs: Iterable[int], every: int, fired: int = NEVER, *, planned: int | None = None) -> int | None:
     """Return the boundary to act on now, or None.
 
     The newest marker decides, so a marker that comes late or never neither stalls nor skips a boundary; after a
@@ -39,12 +40,25 @@ def due_boundary(epochs: Iterable[int], every: int, fired: int = NEVER) -> int |
         epochs: finished epochs reported so far, in any order.
         every: a boundary is an epoch divisible by this.
         fired: the last boundary acted on, `NEVER` if there is none.
+        planned: epochs the run will train, where it said so: a layout from then on would have no reader.
     """
     top = max(epochs, default=None)
     if top is None:
         return None
     due = top // every * every
+    if planned is not None and due >= planned:
+        return None
     return due if due > fired else None
+
+
+def planned_epochs(store: ObjectStore, keys: DatasetKeys, run: str) -> int | None:
+    """Return how many epochs a run said it will train when it registered (`info={"epochs": …}`), or None."""
+    try:
+        info = read_marker(store, keys, run, 0).info
+    except ObjectNotFoundError:  # a run that only ever wrote markers of finished epochs
+        return None
+    epochs = info.get("epochs")
+    return epochs if isinstance(epochs, int) else None
 
 
 def marker_epochs(store: ObjectStore, keys: DatasetKeys, run: str, *, after: int = NEVER) -> list[int]:

@@ -1,5 +1,6 @@
 """What all stages share: the configuration, the store, and the snapshot and parent that a generation is pinned to."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -102,7 +103,7 @@ class Context:
             ConfigError: the split settings changed since this snapshot was first used.
         """
         dataset = self.config.dataset
-        required = [dataset.target] + ([dataset.key] if dataset.key else [])
+        required = [dataset.target, *dataset.features, *([dataset.key] if dataset.key else [])]
         snapshot = take_snapshot(dataset.source.url, endpoint=dataset.source.endpoint, required=required)
         splits = assign_splits(self._split_keys(snapshot), dataset.splits.fractions(), dataset.seed)
         self.repository.save_snapshot(snapshot, splits)
@@ -149,14 +150,19 @@ class Context:
         return self._sketch(fingerprint)
 
     def _make_sketch(self, fingerprint: str) -> Sketch:
-        from foreshard.consistency.profile import feature_sketch
+        from foreshard.consistency.sketch import feature_sketch
 
-        features, labels = feature_sketch(self.rows(fingerprint), self.config.dataset.target)
+        features, labels = feature_sketch(self.model_rows(fingerprint), self.config.dataset.target)
         return Sketch(features, labels)
 
-    def rows(self, fingerprint: str, limit: int | None = None) -> pa.Table:
+    def model_rows(self, fingerprint: str, limit: int | None = None) -> pa.Table:
+        """Return the columns that the model sees of `rows`, the target last."""
+        columns = self.config.dataset.model_columns(self.repository.load_snapshot(fingerprint).schema.names)
+        return self.rows(fingerprint, limit, columns)
+
+    def rows(self, fingerprint: str, limit: int | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """Return the rows of a snapshot; `limit` rows spread evenly over it where it has more."""
-        reader = SourceReader(self.repository.load_snapshot(fingerprint))
+        reader = SourceReader(self.repository.load_snapshot(fingerprint), columns)
         total = reader.snapshot.rows
         if limit is not None and total > limit:
             return reader.take(np.arange(limit, dtype=np.int64) * total // limit)

@@ -17,7 +17,7 @@ PROFILE_ROWS: Final = 100_000
 def profile_stage(context: Context) -> StageResult:
     """Take a snapshot of the source, fix its splits, and describe its columns."""
     snapshot = context.snapshot
-    sample = context.rows(snapshot.fingerprint, PROFILE_ROWS)
+    sample = context.model_rows(snapshot.fingerprint, PROFILE_ROWS)
     profile = profile_dataset(sample, context.config.dataset.target, rows=snapshot.rows)
     raw = profile.to_json().encode()
     context.store.put(context.keys.profile(snapshot.fingerprint), raw)
@@ -51,6 +51,7 @@ def recipe_stage(context: Context) -> StageResult:
             "cache_fraction": config.loader.cache_fraction,
             "cluster": config.cluster.model_dump(mode="json"),
             "dataset": config.dataset.name,
+            "features": config.dataset.features,
             "phases": config.loader.phases,
             "reshard": config.reshard.model_dump(mode="json"),
             "seed": config.dataset.seed,

@@ -26,6 +26,7 @@ def trials_digest(context: Context, fingerprint: str) -> str:
     """Return the digest that names what is measured and how."""
     settings = {
         "fingerprint": fingerprint,
+        "features": context.config.dataset.features,
         "target": context.config.dataset.target,
         "strategies": sorted(get_strategies()),
         "learners": LEARNERS,
@@ -111,7 +112,6 @@ def _nodes(context: Context) -> int:
 
 
 def _own_tasks(context: Context, fingerprint: str) -> list[TrialTask]:
-
     sketch = context.sketch(fingerprint)
     train = context.repository.load_splits(fingerprint) == split_code("train")
     # A trial holds out a third of a task's rows.

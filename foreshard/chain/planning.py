@@ -11,6 +11,7 @@ from foreshard.chain.context import Context, Inputs
 from foreshard.chain.dataset import recipe_stage
 from foreshard.chain.measure import load_predictor
 from foreshard.chain.result import StageResult, digest_of, head
+from foreshard.config import ReshardConfig
 from foreshard.consistency.plots import score_plot
 from foreshard.consistency.profile import DatasetProfile
 from foreshard.consistency.score import score_strategies
@@ -28,6 +29,11 @@ from foreshard.strategies import get_strategies
 
 STAGE_SCORES: Final = "consistency/scores"
 STAGE_PLAN: Final = "layout/plan"
+_SLOTS: Final = 16
+_REMOTE_LATENCY_S: Final = 5e-3
+_LOCAL_LATENCY_S: Final = 1e-4
+_LOCAL_BANDWIDTH: Final = 1e9
+"""Prices before any fetch was logged: an object store across a network, and a local file in the page cache."""
 LEARNER: Final = "logistic"
 """The model family that scores are predicted for."""
 
@@ -117,6 +123,7 @@ def plan_inputs(context: Context, inputs: Inputs) -> PlanInputs:
     splits = context.repository.load_splits(inputs.fingerprint)
     sketch = context.sketch(inputs.fingerprint)
     row_bytes = bytes_per_row(context, inputs)
+    cost = cost_model(context, inputs, row_bytes * int((splits == split_code("train")).sum()))
     return PlanInputs(
         generation=inputs.generation,
         fingerprint=inputs.fingerprint,
@@ -127,9 +134,9 @@ def plan_inputs(context: Context, inputs: Inputs) -> PlanInputs:
         heat_error=float(forecast["error"]),
         row_bytes=row_bytes,
         steps=int(forecast["steps"]),
-        cost=cost_model(context, inputs, row_bytes * int((splits == split_code("train")).sum())),
+        cost=cost,
         cluster=config.cluster,
-        reshard=config.reshard,
+        reshard=_bounded(config.reshard, cost.memory_bytes / len(config.cluster.nodes), row_bytes),
         root_seed=config.dataset.seed,
         parent=context.repository.load_plan(inputs.parent) if inputs.parent else None,
     )
@@ -140,10 +147,21 @@ def cost_model(context: Context, inputs: Inputs, train_bytes: float) -> CostMode
     config = context.config
     share = config.loader.cache_fraction * train_bytes / len(config.cluster.nodes)
     events = None if inputs.bootstrap else context.work(inputs.generation).table("events", stage=STAGE_EVENTS)
+    remote = config.store.url.startswith("s3:")
     return fit_cost_model(
         events,
         memory_bytes=sum(min(float(node.memory), share) for node in config.cluster.nodes),
         chunk_overhead_s=config.reshard.chunk_overhead,
+        default_latency_s=_REMOTE_LATENCY_S if remote else _LOCAL_LATENCY_S,
+        default_bandwidth=min(node.bandwidth for node in config.cluster.nodes) if remote else _LOCAL_BANDWIDTH,
+    )
+
+
+def _bounded(reshard: ReshardConfig, memory: float, row_bytes: float) -> ReshardConfig:
+    """Keep chunks small against a node's memory: with few slots no cache holds what is hot, whatever it decides."""
+    most = int(memory / _SLOTS / row_bytes)
+    return reshard.model_copy(
+        update={"max_chunk_rows": max(min(reshard.max_chunk_rows, most), 2 * reshard.min_chunk_rows)}
     )
 
 

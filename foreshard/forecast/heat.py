@@ -9,10 +9,11 @@ from foreshard.errors import ConfigError
 def sample_heat(counts: NDArray[np.float32], *, draws: float, alpha: float = 0.5) -> NDArray[np.float32]:
     """Return each sample's expected draws in the next epoch.
 
-    Newer epochs weigh more. What is left is counting noise for the most part, so every rate is drawn towards the mean
-    by empirical Bayes: the prior is a gamma distribution whose mean and variance are those of the observed rates, less
-    the variance that Poisson counts of equal rates would show (Clayton and Kaldor, Biometrics 43, 1987). Where samples
-    differ no more than that - shuffled epochs, say - all get the same heat; and no sample gets none.
+    Newer epochs weigh more, whatever their length: a first full pass does not outvote the shorter weighted epochs after
+    it. What is left is counting noise for the most part, so every rate is drawn towards the mean by empirical Bayes:
+    the prior is a gamma distribution whose mean and variance are those of the observed rates, less the variance that
+    Poisson counts of equal rates would show (Clayton and Kaldor, Biometrics 43, 1987). Where samples differ no more
+    than that - shuffled epochs, say - all get the same heat; and no sample gets none.
 
     Args:
         counts: shape (E, n), draws per epoch, oldest first. Pass the columns of the samples that can be drawn at all
@@ -31,17 +32,22 @@ def sample_heat(counts: NDArray[np.float32], *, draws: float, alpha: float = 0.5
     if not 0 < alpha <= 1 or not np.isfinite(draws) or draws < 0:
         raise ConfigError(f"alpha {alpha} must be in (0, 1] and draws {draws} a number of at least 0")
     epochs, n = counts.shape
-    weights = (1.0 - alpha) ** np.arange(epochs - 1, -1, -1, dtype=np.float64)
-    rate = np.zeros(n)
-    for weight, row in zip(weights / max(weights.sum(), 1.0), counts, strict=True):
-        rate += weight * row
-    if not np.isfinite(rate).all() or (counts < 0).any():
+    if not np.isfinite(counts).all() or (counts < 0).any():
         raise ConfigError("counts hold negative or infinite values; pass draws per epoch and sample")
-    mean = float(rate.mean()) if epochs else 0.0
-    if not mean:
+    totals = counts.sum(axis=1, dtype=np.float64)
+    told = totals > 0
+    if not told.any():
         return np.full(n, draws / n, np.float32)
-    # A weighted mean of E epochs carries the information of this many full ones.
-    exposure = weights.sum() ** 2 / (weights**2).sum()
+    weights = ((1.0 - alpha) ** np.arange(epochs - 1, -1, -1, dtype=np.float64))[told]
+    weights /= weights.sum()
+    # Every epoch is scaled to the length of the newest one, so that rates are per such epoch.
+    scales = totals[told][-1] / totals[told]
+    rate = np.zeros(n)
+    for weight, row in zip(weights * scales, counts[told], strict=True):
+        rate += weight * row
+    mean = float(rate.mean())
+    # A weighted mean of scaled Poisson counts carries the information of this many epochs like the newest.
+    exposure = 1 / float((weights**2 * scales).sum())
     between = float(rate.var()) - mean / exposure
     if between <= 0:
         return np.full(n, draws / n, np.float32)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from foreshard.errors import PlanError
 
+_QUICK: Final = 0.1
 _MIN_EVENTS: Final = 20
 _BINS: Final = 32
 _MIN_LATENCY_S: Final = 1e-6
@@ -161,9 +162,10 @@ def fit_cost_model(
 ) -> CostModel:
     """Measure latency and bandwidth from the fetches in an access log.
 
-    Fetch times have heavy tails, so the line time = latency + bytes / bandwidth is fitted to medians: fetches are
-    binned by size, and the slope is the median slope between bins (Theil, 1950; Sen, JASA 1968). Where sizes hardly
-    differ, or time does not grow with size, only the latency is measured and the bandwidth stays the default.
+    The line time = latency + bytes / bandwidth is fitted to the first decile of fetches binned by size: the slower
+    ones waited for threads and cores of the training process itself, which another layout would not change. The slope
+    is the median slope between bins (Theil, 1950; Sen, JASA 1968). Where sizes hardly differ, or time does not grow
+    with size, only the latency is measured and the bandwidth stays the default.
 
     Args:
         events: columns `hit` (bool), `bytes` and `fetch_us`; None or fewer than 20 fetches give the defaults.
@@ -189,7 +191,7 @@ def _fit_line(
     by_size = np.argsort(sizes, kind="stable")
     bins = np.array_split(by_size, min(_BINS, len(sizes) // 5))
     x = np.array([np.median(sizes[members]) for members in bins])
-    y = np.array([np.median(seconds[members]) for members in bins])
+    y = np.array([np.quantile(seconds[members], _QUICK) for members in bins])
     rise, run = y[None, :] - y[:, None], x[None, :] - x[:, None]
     apart = run > 0.1 * x.max()
     slope = float(np.median(rise[apart] / run[apart])) if apart.any() else 0.0

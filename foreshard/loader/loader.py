@@ -30,6 +30,7 @@ from foreshard.simulate.belady import plan_residency
 from foreshard.splits import split_code
 
 _STATE_VERSION: Final = 1
+_LOCAL_BURST: Final = 16
 
 
 class Loader:
@@ -141,8 +142,12 @@ class Loader:
         self._prefetcher = self._new_prefetcher(budget, largest)
 
     def _new_prefetcher(self, budget: int, largest: int) -> Prefetcher:
-        fetch = chunk_fetcher(self.repository.store, self.manifest, self._columns)
-        return Prefetcher(fetch, self.manifest.nbytes, Region(budget, largest), timeout=self.options.timeout)
+        store = self.repository.store
+        fetch = chunk_fetcher(store, self.manifest, self._columns)
+        burst = _LOCAL_BURST if store.local else 1
+        return Prefetcher(
+            fetch, self.manifest.nbytes, Region(budget, largest), timeout=self.options.timeout, burst=burst
+        )
 
     # -- reading --------------------------------------------------------------------------------------
     def __iter__(self) -> Iterator[Batch]:
@@ -199,11 +204,12 @@ class Loader:
         cache = max(int(region.capacity * (1 - self._tuning.lookahead)), 0)
         # Fetching ahead needs room for the largest chunk at least, or the queue's head could never be reserved.
         cache = min(cache, region.capacity - region.bypass)
+        ahead = region.capacity - cache
         later = uses_beyond(self._scores, len(touches.chunks))
         plan = plan_residency(touches.chunks, nbytes, cache, resident=resident, later=later)
         misses = np.flatnonzero(~plan.hit)
         needed = zip(misses.tolist(), touches.chunks[misses].tolist(), strict=True)
-        self._prefetcher.begin(needed, plan.kept_at_start, concurrency=self._tuning.concurrency)
+        self._prefetcher.begin(needed, plan.kept_at_start, concurrency=self._tuning.concurrency, ahead=ahead)
         depth, timeout = self.options.queue_batches, self.options.timeout
         assembler = Assembler(
             touches, plan.keep, self._prefetcher, schema=self._batch_schema, depth=depth, timeout=timeout

@@ -73,6 +73,15 @@ def test_newer_epochs_weigh_more():
     assert heat[1] / heat[0] == pytest.approx(4, rel=0.05)
 
 
+def test_a_long_full_pass_does_not_outvote_shorter_weighted_epochs():
+    rng = np.random.default_rng(3)
+    rate = np.where(np.arange(10_000) < 1000, 0.6, 0.04)  # a tenth of the samples gets most draws
+    weighted = rng.poisson(rate, (3, 10_000))
+    counts = np.concatenate([np.ones((1, 10_000)), weighted]).astype(np.float32)
+    heat = sample_heat(counts, draws=rate.sum())
+    assert heat[:1000].sum() / heat.sum() > 0.28
+
+
 def test_without_epochs_or_draws_heat_is_uniform():
     assert sample_heat(np.empty((0, 4), np.float32), draws=8).tolist() == [2.0] * 4
     assert sample_heat(np.zeros((3, 4), np.float32), draws=8).tolist() == [2.0] * 4

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from foreshard.layout.plan import Plan, chunk_content_ids
 
+from foreshard.layout.plan import Plan, chunk_content_ids
 from foreshard.prefetch.manifest import build_prefetch, write_prefetch
 from foreshard.shards.manifest import LayoutRef, Manifest
 from foreshard.shards.repository import Repository
