@@ -51,17 +51,20 @@ constraints: .venv/.dev ## pin every installed version in constraints.txt
 clean: ## remove the virtual environment and the demo's data
 	rm -rf .venv $(FORESHARD_HOME)
 
+.venv/.run: EXTRAS := dagster,demo
 .venv/.run: pyproject.toml constraints.txt | .venv/bin/uv
-	$(call install,.[dagster,demo])
+	$(install)
 
+.venv/.dev: EXTRAS := dev,demo
 .venv/.dev: pyproject.toml constraints.txt | .venv/bin/uv
-	$(call install,.[dev,demo])
+	$(install)
 	@touch .venv/.run
 
 # uv installs in seconds; where it cannot reach the index that pip is configured for, pip itself does it.
 define install
-$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '$(1)' || \
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '$(1)'
+@echo "installing foreshard[$(EXTRAS)]"
+@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[$(EXTRAS)]' || \
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
 @touch $@
 endef
 
