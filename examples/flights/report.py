@@ -12,15 +12,17 @@ from rich.table import Table
 from examples.flights.training import Progress
 
 COLUMNS: Final = (
-    ("origin_bytes", "origin MB", lambda v: f"{v / 1e6:,.1f}"),
-    ("residency_hit_rate", "residency", lambda v: f"{v:.1%}"),
-    ("ready_rate", "ready", lambda v: f"{v:.1%}"),
-    ("prefetch_accuracy", "accuracy", lambda v: f"{v:.1%}"),
-    ("fraction_of_min", "of MIN", lambda v: f"{v:.1%}"),
-    ("wait_s", "waited s", lambda v: f"{v:.2f}"),
-    ("auc", "AUC", lambda v: f"{v:.5f}"),
+    ("origin_bytes", "origin\nMB", lambda v: f"{v / 1e6:,.1f}"),
+    ("residency_hit_rate", "residency\nhit rate", lambda v: f"{v:.1%}"),
+    ("ready_rate", "ready\nrate", lambda v: f"{v:.1%}"),
+    ("prefetch_accuracy", "prefetch\naccuracy", lambda v: f"{v:.1%}"),
+    ("fraction_of_min", "fraction\nof MIN", lambda v: f"{v:.1%}"),
+    ("wait_s", "seconds\nwaited", lambda v: f"{v:.2f}"),
+    ("auc", "validation\nAUC", lambda v: f"{v:.5f}"),
 )
 """Figure, heading, format: in the order of the table."""
+
+_HEAT_WIDTH: Final = 200
 
 
 def epoch_table(main: Sequence[dict[str, Any]], control: Sequence[dict[str, Any]], every: int) -> Table:
@@ -85,7 +87,7 @@ def _plot_figures(path: Path, main: Sequence[dict[str, Any]], control: Sequence[
             axis.plot(epochs, [row[name] / scale for row in rows], style, label=label, markersize=4)
         for boundary in range(every, len(main), every):
             axis.axvline(boundary + 0.5, color="0.6", linewidth=1, linestyle=":")
-        axis.set_title(heading)
+        axis.set_title(heading.replace("\n", " "))
         axis.set_xlabel("epoch")
         # The first epoch is a full pass over everything and would flatten the rest.
         if name in ("origin_bytes", "wait_s"):
@@ -103,29 +105,32 @@ def _plot_heat(path: Path, main: Progress, control: Progress, every: int) -> Non
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.colors import LogNorm
 
+    norm = LogNorm(1e-3, 1)
     figure, axes = plt.subplots(1, 2, figsize=(13, 5), layout="constrained", sharey=True)
     for axis, progress, title in ((axes[0], control, "control"), (axes[1], main, "re-sharded")):
-        image = axis.imshow(_heat(progress), aspect="auto", cmap="inferno", vmin=0, vmax=1, origin="lower")
+        image = axis.imshow(_heat(progress), aspect="auto", cmap="inferno", norm=norm, origin="lower")
         for boundary in range(every, progress.epochs, every):
             if progress is main:
                 axis.axhline(boundary - 0.5, color="w", linewidth=1, linestyle=":")
-        axis.set_title(f"{title}: share of steps that touch a chunk")
-        axis.set_xlabel("train chunks of the layout, most touched first, scaled to bytes read")
+        axis.set_title(title)
+        axis.set_xlabel("train chunks, most touched first (percent)")
+        axis.set_xticks(np.linspace(0, _HEAT_WIDTH - 1, 6), [f"{p}" for p in range(0, 101, 20)])
         axis.set_yticks(range(progress.epochs), [str(e + 1) for e in range(progress.epochs)])
     axes[0].set_ylabel("epoch")
-    figure.colorbar(image, ax=axes, shrink=0.9)
+    figure.colorbar(image, ax=axes, shrink=0.9, label="share of the epoch's steps that touch the chunk")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
-def _heat(progress: Progress, width: int = 200) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _heat(progress: Progress, width: int = _HEAT_WIDTH) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Touches per step of each chunk, most touched first; layouts of different sizes are drawn to one width."""
     heat = np.zeros((progress.epochs, width))
     for i, (row, touched) in enumerate(zip(progress.rows, progress.touched, strict=True)):
         counts = np.sort(np.array(touched, float))[::-1]
-        counts = counts[: max(int((counts > 0).sum()), 1)] / (row["steps"] / row["loaders"])
-        heat[i] = counts[np.linspace(0, len(counts) - 1, width).round().astype(int)]
+        share = counts[np.linspace(0, len(counts) - 1, width).round().astype(int)] / (row["steps"] / row["loaders"])
+        heat[i] = np.maximum(share, 1e-3)
     return heat
 
 

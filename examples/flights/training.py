@@ -37,7 +37,7 @@ class Progress:
         epochs: epochs finished.
         order_digest: SHA-256 chained over every batch's sample ids: the order that the training saw.
         rows: one dict of figures per epoch, for the report.
-        touched: per epoch, the touches of each chunk of the layout read.
+        touched: per epoch, the steps that touched each train chunk of the layout read.
     """
 
     epochs: int = 0
@@ -149,7 +149,8 @@ class TrainingJob:
         self.progress.rows.append(
             {"generation": str(layout.generation), "auc": auc, "loaders": len(loaders), **stats.figures()}
         )
-        self.progress.touched.append(touched.tolist())
+        train = loaders[0].manifest.splits == split_code("train")
+        self.progress.touched.append(touched[train].tolist())
         self.progress.epochs, self.progress.order_digest = epoch, digest.hexdigest()
         self._save()
 
