@@ -95,7 +95,6 @@ def plan_stage(context: Context, generation: str) -> StageResult:
     return StageResult(
         data_version=version,
         metadata={
-            **{name: float(value) for name, value in plan.predicted.items()},
             "decision": plan.decision,
             "reason": plan.reason,
             "strategy": plan.strategy,
@@ -106,6 +105,7 @@ def plan_stage(context: Context, generation: str) -> StageResult:
             "score": scores[plan.strategy],
             "latency_s": planned.cost.latency_s,
             "bandwidth": planned.cost.bandwidth,
+            **{f"predicted_{name}": float(value) for name, value in plan.predicted.items()},
         },
         tables={"candidates": head(result.candidates), "migration": head(result.migration)},
         plots={"plan": plan_plot(result), "balance": balance_plot(result)},
