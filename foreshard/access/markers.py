@@ -166,4 +166,8 @@ def list_markers(store: ObjectStore, keys: DatasetKeys, run: str, *, after: int 
 
 def list_runs(store: ObjectStore, keys: DatasetKeys) -> list[str]:
     """Return the names of the runs that left at least one marker, sorted."""
-    return [run for run in store.folders(keys.runs) if "epochs" in store.folders(f"{keys.runs}{run}")]
+    return [run for run in store.folders(keys.runs) if _has_marker(store, keys.markers(run))]
+
+
+def _has_marker(store: ObjectStore, prefix: str) -> bool:
+    return any(_MARKER_NAME.fullmatch(meta.key.removeprefix(prefix)) for meta in store.list(prefix))

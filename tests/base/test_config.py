@@ -152,3 +152,15 @@ def test_a_missing_file_is_told(tmp_path):
     for path in (tmp_path / "gone.yaml", tmp_path):
         with pytest.raises(ConfigError, match=f"configuration {path} cannot be read"):
             load_config(Path(path))
+
+
+def test_the_model_sees_the_named_features_and_the_target_last(tmp_path):
+    config = load_config(_write(tmp_path, {"dataset.features": ["b", "a"], "dataset.key": "id"})).dataset
+    assert config.model_columns(["a", "b", "c", "id", "late"]) == ["b", "a", "late"]
+    everything = load_config(_write(tmp_path, {"dataset.key": "id"})).dataset
+    assert everything.model_columns(["a", "b", "c", "id", "late"]) == ["a", "b", "c", "late"]
+
+
+def test_a_target_among_the_features_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="features hold the target 'late'; leave it out"):
+        load_config(_write(tmp_path, {"dataset.features": ["a", "late"]}))

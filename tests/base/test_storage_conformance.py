@@ -272,3 +272,12 @@ def test_tables_are_read_through_the_filesystem_view(any_location):
 def test_memory_has_no_filesystem_view():
     with pytest.raises(ConfigError, match="memory:// has no filesystem view; use a file:// or s3:// store"):
         ObjectStore.open("memory://").filesystem()
+
+
+def test_folders_are_the_next_path_segments_alone(any_store):
+    for key in ("runs/a/epochs/e1", "runs/a/logs/x", "runs/b/epochs/e1", "runs/file", "other/c/d"):
+        any_store.put(key, b"1")
+    assert any_store.folders("runs/") == ["a", "b"]
+    assert any_store.folders("runs") == ["a", "b"]
+    assert any_store.folders("runs/a") == ["epochs", "logs"]
+    assert any_store.folders("nothing") == []

@@ -57,6 +57,11 @@ def test_the_newest_marker_decides_which_boundary_is_due(epochs, fired, due):
     assert due_boundary(epochs, 4, fired) == due
 
 
+@pytest.mark.parametrize(("planned", "due"), [(None, 8), (12, 8), (9, 8), (8, None), (4, None)])
+def test_a_boundary_that_no_planned_epoch_follows_is_not_due(planned, due):
+    assert due_boundary([5, 6, 7, 8], 4, 4, planned=planned) == due
+
+
 @given(st.lists(st.integers(0, 200), max_size=60), st.integers(1, 9))
 def test_a_run_seen_marker_by_marker_fires_each_boundary_once_and_in_order(epochs, every):
     fired, history = -1, []

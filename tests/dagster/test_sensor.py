@@ -8,6 +8,7 @@ from dagster_world import world
 
 from assets.keys import CURRENT
 from dagster_project.sensors import reshard_every_n_epochs
+from foreshard.access.markers import register_run
 from resources import ProjectResource
 
 EVERY = 4
@@ -24,10 +25,13 @@ def path(tmp_path):
     return world.write_config(tmp_path, reshard={"every": EVERY})
 
 
-def _mark(path, run, *epochs):
+def _mark(path, run, *epochs, **info):
     chain = world.open_chain(path)
     for epoch in epochs:
-        chain.store.put(chain.keys.marker(run, epoch), b"the sensor reads names only")
+        if epoch == 0:
+            register_run(chain.store, chain.keys, run, info=info)
+        else:
+            chain.store.put(chain.keys.marker(run, epoch), b"the sensor reads names only")
 
 
 def _tick(instance, path, cursor=None):
@@ -89,6 +93,16 @@ def test_marker_that_comes_late_neither_stalls_nor_repeats_a_boundary(instance, 
     assert not _tick(instance, path, tick.cursor).run_requests
     _mark(path, "demo", 8)
     assert [key for _, key, _ in _requested(_tick(instance, path, tick.cursor))] == ["demo.e000008"]
+
+
+def test_a_run_that_has_trained_all_its_epochs_gets_no_layout_that_nobody_would_read(instance, path):
+    _mark(path, "demo", 0, 1, 2, 3, 4, epochs=8)
+    assert [key for _, key, _ in _requested(_tick(instance, path, json.dumps({"demo": 0})))] == ["demo.e000004"]
+    _mark(path, "demo", 5, 6, 7, 8)
+    tick = _tick(instance, path, json.dumps({"demo": 4}))
+    assert not tick.run_requests
+    assert "run demo has trained all of its 8 epochs" in tick.skip_reason.skip_message
+    assert json.loads(tick.cursor) == {"demo": 4}
 
 
 def test_two_runs_have_boundaries_of_their_own(instance, path):
