@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from foreshard.errors import ConfigError
+from foreshard.errors import ConfigError, PlanError
 from foreshard.keys import check_name
 from foreshard.splits import SPLITS
 
@@ -192,6 +192,17 @@ class ReshardConfig(_Model):
     max_chunk_rows: int = Field(4096, ge=1)
     chunk_overhead: float = Field(1e-4, ge=0)
     hysteresis: float = Field(0.1, ge=0)
+
+    @field_validator("strategies")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        from foreshard.strategies.registry import get_strategies
+
+        try:
+            get_strategies(names)
+        except PlanError as error:
+            raise ValueError(str(error)) from error
+        return names
 
     @model_validator(mode="after")
     def _ordered(self) -> "ReshardConfig":

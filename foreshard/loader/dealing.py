@@ -59,6 +59,16 @@ def epoch_steps(length: int, global_batch: int, remainder: Remainder) -> int:
     return steps
 
 
+def nodes_of(place: Place, nodes: int) -> list[int]:
+    """Return the nodes that a rank reads for when samples are dealt by owner.
+
+    Args:
+        place: the reader.
+        nodes: number of nodes of the layout.
+    """
+    return list(range(place.rank, nodes, place.world)) or [place.rank % nodes]
+
+
 def deal(
     positions: NDArray[np.int64], owners: NDArray[np.int32] | None, batch: int, nodes: int, place: Place
 ) -> NDArray[np.bool_]:
@@ -77,7 +87,7 @@ def deal(
     if owners is None:
         return positions * place.world // batch == place.rank
     if place.world <= nodes:
-        return owners % place.world == place.rank
+        return owners % place.world == place.rank  # see `nodes_of`
     # More ranks than nodes: ranks n, n + nodes, ... share node n's samples in turn.
     sharers = (place.world - 1 - owners) // nodes + 1
     return owners + nodes * (positions % sharers) == place.rank

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from foreshard.access.log import AccessLogWriter
-from foreshard.access.markers import EpochMarker, write_marker
+from foreshard.access.markers import EpochMarker, read_marker, write_marker
 from foreshard.errors import LogError
 from foreshard.loader.options import Logging
 from foreshard.prefetch.monitor import EpochStats
@@ -19,6 +19,7 @@ class EpochReport:
     Attributes:
         epoch: the epoch, from 1.
         rank: the reader.
+        world: number of readers.
         steps: optimizer steps of the epoch.
         layout: the layout it read.
         stats: what it achieved.
@@ -27,6 +28,7 @@ class EpochReport:
 
     epoch: int
     rank: int
+    world: int
     steps: int
     layout: LayoutRef
     stats: EpochStats
@@ -37,7 +39,7 @@ def mark_epoch(repository: Repository, settings: Logging, reports: Sequence[Epoc
     """Write the logs of all ranks and then the create-only epoch marker.
 
     The loader runs no collective: where ranks are processes of their own, gather their reports' `log.close()` by the
-    framework's means first. Marking an epoch that is marked already changes nothing, so a resumed run may repeat it.
+    framework's means first. Marking an epoch that is marked already writes nothing, so a resumed run may repeat it.
 
     Args:
         repository: the dataset's repository.
@@ -48,15 +50,24 @@ def mark_epoch(repository: Repository, settings: Logging, reports: Sequence[Epoc
         The marker that stands: ours, or the one of an earlier attempt.
 
     Raises:
-        LogError: the reports are not of one epoch and layout, or a rank is missing.
+        LogError: the reports are not of one epoch and layout, or a rank or its log is missing.
     """
+    if not reports:
+        raise LogError("no epoch can be marked without reports; give Loader.report of every rank, after its epoch")
     first = reports[0]
     ranks = sorted(report.rank for report in reports)
-    if ranks != list(range(len(reports))) or any((r.epoch, r.layout) != (first.epoch, first.layout) for r in reports):
+    if ranks != list(range(first.world)) or any((r.epoch, r.layout) != (first.epoch, first.layout) for r in reports):
         raise LogError(
-            f"epoch {first.epoch} cannot be marked: reports of ranks {ranks} are not of one epoch and layout"
+            f"epoch {first.epoch} cannot be marked: the reports of ranks {ranks} are not those of all {first.world} "
+            "ranks of one epoch and layout"
         )
-    logs = tuple(obj for report in reports if report.log is not None for obj in report.log.close())
+    writers = [report.log for report in reports if report.log is not None]
+    if len(writers) < len(reports):
+        raise LogError(f"epoch {first.epoch} cannot be marked: a rank kept no access log; give LoaderOptions.logging")
+    store, keys = repository.store, repository.keys
+    if store.exists(keys.marker(settings.run, first.epoch)):
+        return read_marker(store, keys, settings.run, first.epoch)
+    logs = tuple(obj for writer in writers for obj in writer.close())
     marker = EpochMarker(
         run=settings.run,
         epoch=first.epoch,
@@ -69,4 +80,4 @@ def mark_epoch(repository: Repository, settings: Logging, reports: Sequence[Epoc
         logs=logs,
         draws=sum(report.stats.samples for report in reports),
     )
-    return write_marker(repository.store, repository.keys, marker)
+    return write_marker(store, keys, marker)

@@ -20,7 +20,7 @@ def wanted_columns(manifest: Manifest, columns: Sequence[str] | None) -> list[st
     """Return the columns to hand out, `sample_id` last.
 
     Raises:
-        ConfigError: the layout has no such column.
+        ConfigError: the layout has no such column, or one is named twice.
     """
     names = list(manifest.schema.names)
     if columns is None:
@@ -28,6 +28,8 @@ def wanted_columns(manifest: Manifest, columns: Sequence[str] | None) -> list[st
     for column in columns:
         if column not in names:
             raise ConfigError(f"column {column!r} is not in layout {manifest.ref}; it has {', '.join(names)}")
+    if len(set(columns)) != len(columns):
+        raise ConfigError(f"columns {', '.join(columns)} name one twice; name each once")
     return [*(c for c in columns if c != SAMPLE_ID), SAMPLE_ID]
 
 

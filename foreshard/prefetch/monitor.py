@@ -17,16 +17,19 @@ class EpochStats:
         steps: batches delivered.
         samples: samples delivered.
         ready_steps: batches that `next()` did not wait for.
-        wait_s: seconds `next()` waited.
+        plan_s: seconds that planning took, before the first batch.
+        wait_s: seconds `next()` waited for batches, planning not included.
         touches: uses of a chunk by a step.
         hits: touches whose chunk was in memory from an earlier use or a forecast, without a fetch for this touch.
-        min_hits: hits of Belady's MIN on the same touches with the whole budget.
+        min_hits: hits of Belady's MIN on the same touches with the whole budget, or the loader's own where they are
+            more: for chunks of unequal size MIN's rule is not the optimum, and an optimum is what it stands for.
         origin_bytes: bytes fetched from the object store.
         origin_requests: fetches from the object store.
         demand_requests: fetches made on demand, since no prefetch had begun.
-        prefetched_bytes: bytes fetched ahead.
+        failed_requests: prefetches that failed; their chunks were read on demand when they were needed.
+        prefetched_bytes: bytes fetched ahead, without those still in memory and unused: they count in a later epoch.
         prefetched_used_bytes: of those, bytes that a touch used.
-        forecast_bytes: bytes fetched because the prefetch manifest suggested them, before the order was known.
+        forecast_bytes: of the prefetched bytes, those that the prefetch manifest suggested before the order was known.
         forecast_used_bytes: of those, bytes that a touch used.
         peak_bytes: highest fill of the memory region.
     """
@@ -35,6 +38,7 @@ class EpochStats:
     steps: int = 0
     samples: int = 0
     ready_steps: int = 0
+    plan_s: float = 0.0
     wait_s: float = 0.0
     touches: int = 0
     hits: int = 0
@@ -42,6 +46,7 @@ class EpochStats:
     origin_bytes: int = 0
     origin_requests: int = 0
     demand_requests: int = 0
+    failed_requests: int = 0
     prefetched_bytes: int = 0
     prefetched_used_bytes: int = 0
     forecast_bytes: int = 0

@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from threading import Condition, Lock, Thread, current_thread
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -11,47 +11,23 @@ from numpy.typing import NDArray
 
 from foreshard.errors import DeadlineError
 from foreshard.prefetch.queue import PrefetchQueue, Request
-from foreshard.prefetch.region import Entry, Region
+from foreshard.prefetch.region import Entry, Lent, Region
+from foreshard.prefetch.traffic import Traffic
 
 Fetch = Callable[[int], pa.RecordBatch]
 """Reads, verifies and decodes one chunk; called by several threads at a time."""
 
-
-@dataclass
-class Traffic:
-    """Bytes and requests since the last `take_traffic`; the fields of `EpochStats` of the same names."""
-
-    origin_bytes: int = 0
-    origin_requests: int = 0
-    demand_requests: int = 0
-    prefetched_bytes: int = 0
-    prefetched_used_bytes: int = 0
-    forecast_bytes: int = 0
-    forecast_used_bytes: int = 0
-
-
-@dataclass(frozen=True)
-class Lent:
-    """A chunk lent to the assembler for one touch.
-
-    Attributes:
-        entry: the chunk.
-        hit: whether it was in memory without a fetch for this touch.
-        waited_us: microseconds the assembler waited for it.
-        bypass: whether it occupies the on-demand slot, not the region.
-    """
-
-    entry: Entry
-    hit: bool
-    waited_us: int
-    bypass: bool
+# What a fetch under way may stand for instead of the last touch that it is promised to.
+_NO_TOUCH: Final = -1
+_UNWANTED: Final = -2
 
 
 class Prefetcher:
     """Threads that fetch by deadline, under the region's byte ledger.
 
-    It starts no thread before `begin` or `warm`. `lend` and `give_back` are for one assembling thread; all other
-    methods may be called from any thread.
+    It starts no thread before `begin` or `warm`. `lend` and `give_back` are for one assembling thread, which must have
+    ended before `begin`; all other methods may be called from any thread. A prefetch that fails is only counted: the
+    touch that needs its chunk reads it on demand, and raises if that fails too.
 
     Args:
         fetch: reads one chunk.
@@ -74,13 +50,10 @@ class Prefetcher:
         self._idle = 0
         self._wake_at = 0
         self._queue = PrefetchQueue()
-        self._in_flight: set[int] = set()
-        self._unwanted: set[int] = set()
-        self._promised: dict[int, int] = {}
+        self._in_flight: dict[int, int] = {}  # chunk -> last touch promised it
         self._threads: list[Thread] = []
         self._concurrency = 0
         self._forecast_limit = 0
-        self._failure: Exception | None = None
         self._traffic = Traffic()
 
     # -- what to fetch --------------------------------------------------------------------------------
@@ -114,9 +87,9 @@ class Prefetcher:
             for chunk in [c for c in self.region.entries if c not in kept]:
                 self.region.drop(chunk)
             for entry in self.region.entries.values():
-                entry.needed_until = -1
-            self._promised.clear()
-            self._unwanted = self._in_flight - kept
+                entry.needed_until = _NO_TOUCH
+            for chunk in self._in_flight:  # their touches were another epoch's
+                self._in_flight[chunk] = _NO_TOUCH if chunk in kept else _UNWANTED
             self._queue.push(Request(forecast=False, rank=touch, chunk=chunk) for touch, chunk in needed)
             self._run_threads(concurrency)
 
@@ -126,22 +99,47 @@ class Prefetcher:
             self._queue.clear()
 
     def close(self) -> None:
-        """Stop the threads and let the memory go."""
+        """Stop the threads and let the memory go; the prefetcher may be used again.
+
+        Raises:
+            DeadlineError: a fetch did not end in time, so its thread and its bytes are still there.
+        """
         with self._lock:
-            self._queue.clear()
-            self._concurrency = 0
+            self._end_threads()
             threads = list(self._threads)
-            self._work.notify_all()
+        deadline = time.perf_counter() + self._timeout
         for thread in threads:
-            thread.join(self._timeout)
+            thread.join(max(deadline - time.perf_counter(), 0))
         with self._lock:
             for chunk in list(self.region.entries):
                 self.region.drop(chunk)
+            if any(thread.is_alive() for thread in threads):
+                raise DeadlineError(
+                    f"fetches of the chunks {sorted(self._in_flight)[:8]} did not end within {self._timeout} s; their "
+                    "threads end with them: check the object store"
+                )
+
+    def dismiss(self) -> None:
+        """Tell the threads to end without waiting for them: for an owner that was dropped without being closed."""
+        # The garbage collector may call this in a thread that holds the lock: it must not wait for itself for ever.
+        if self._lock.acquire(timeout=1):
+            try:
+                self._end_threads()
+            finally:
+                self._lock.release()
+
+    def _end_threads(self) -> None:
+        self._queue.clear()
+        self._concurrency = 0
+        self._in_flight = dict.fromkeys(self._in_flight, _UNWANTED)
+        self._work.notify_all()
 
     def take_traffic(self) -> Traffic:
-        """Return the counters and start them anew."""
+        """Return the counters and start them anew; what is in memory unused is left for the next time."""
         with self._lock:
-            traffic, self._traffic = self._traffic, Traffic()
+            unused = [entry for entry in self.region.entries.values() if not entry.uses]
+            traffic, self._traffic = self._traffic, self._traffic.leave(unused)
+            traffic.peak_bytes, self.region.peak = self.region.peak, self.region.used
             return traffic
 
     # -- lending to the assembler ---------------------------------------------------------------------
@@ -150,26 +148,27 @@ class Prefetcher:
 
         Raises:
             DeadlineError: it did not land in time.
+            ForeshardError: the fetch on demand failed.
         """
         start = time.perf_counter()
         with self._lock:
-            entry = self._await(chunk, start + self._timeout)
+            entry = self._await(touch, chunk, start + self._timeout)
             if entry is not None:
                 waited = int((time.perf_counter() - start) * 1e6)
                 hit = entry.uses > 0 or entry.forecast
-                self._count_use(entry)
+                if not entry.uses:
+                    self._traffic.first_use(entry)
                 return Lent(entry, hit, waited, bypass=False)
             self._queue.withdraw(Request(forecast=False, rank=touch, chunk=chunk))
-            self._in_flight.add(chunk)
+            self._in_flight[chunk] = touch  # until it is given back: nobody shall fetch it meanwhile
         try:
             entry = self._timed_fetch(chunk)
-        finally:
+        except BaseException:
             with self._lock:
-                self._in_flight.discard(chunk)
+                del self._in_flight[chunk]
+            raise
         with self._lock:
-            self._traffic.origin_bytes += entry.nbytes
-            self._traffic.origin_requests += 1
-            self._traffic.demand_requests += 1
+            self._traffic.fetched(entry, ahead=False)
         return Lent(entry, hit=False, waited_us=int((time.perf_counter() - start) * 1e6), bypass=True)
 
     def give_back(self, touch: int, chunk: int, lent: Lent, *, keep: bool) -> None:
@@ -178,26 +177,25 @@ class Prefetcher:
         with self._lock:
             entry.uses += 1
             if lent.bypass:
-                promised = self._promised.pop(chunk, -1)
-                entry.needed_until = max(entry.needed_until, promised)
-                if (keep or promised > touch) and self.region.reserve(entry.nbytes):
+                promised = entry.needed_until = self._in_flight.pop(chunk)
+                wanted = promised > touch or (keep and promised != _UNWANTED)
+                if wanted and self.region.reserve(entry.nbytes):
                     self.region.put(chunk, entry)
                 elif promised > touch:
                     self._queue.push([Request(forecast=False, rank=promised, chunk=chunk)])
-            elif not keep and entry.needed_until <= touch:
+            elif not keep and entry.needed_until <= touch and self.region.entries.get(chunk) is entry:
                 self.region.drop(chunk)
             self._wake()
 
-    def _await(self, chunk: int, deadline: float) -> Entry | None:
+    def _await(self, touch: int, chunk: int, deadline: float) -> Entry | None:
         """Return a resident chunk, waiting while it is in flight; None if nobody is fetching it."""
         while True:
             entry = self.region.entries.get(chunk)
             if entry is not None:
                 return entry
-            if self._failure is not None:
-                raise self._failure
             if chunk not in self._in_flight:
                 return None
+            self._in_flight[chunk] = max(self._in_flight[chunk], touch)
             left = deadline - time.perf_counter()
             if left <= 0:
                 raise DeadlineError(
@@ -207,11 +205,6 @@ class Prefetcher:
             self._awaited = chunk
             self._landed.wait(left)
             self._awaited = -1
-
-    def _count_use(self, entry: Entry) -> None:
-        if entry.uses == 0:
-            self._traffic.prefetched_used_bytes += entry.nbytes
-            self._traffic.forecast_used_bytes += entry.nbytes if entry.forecast else 0
 
     def _wake(self) -> None:
         """Wake one idle fetching thread if there is enough for it to do."""
@@ -223,8 +216,8 @@ class Prefetcher:
         self._concurrency = concurrency
         while len(self._threads) < concurrency:
             thread = Thread(target=self._run, name=f"foreshard-fetch-{len(self._threads)}", daemon=True)
-            self._threads.append(thread)
             thread.start()
+            self._threads.append(thread)
         self._work.notify_all()
 
     def _run(self) -> None:
@@ -232,30 +225,30 @@ class Prefetcher:
             for request in requests:
                 try:
                     entry = self._timed_fetch(request.chunk)
-                except Exception as error:  # noqa: BLE001 - raised again in the thread that waits for the chunk
+                except Exception:  # noqa: BLE001 - the fetch on demand raises it if it was no passing trouble
                     with self._lock:
-                        self._failure = error
-                        self._in_flight.discard(request.chunk)
-                        self.region.release(int(self._nbytes[request.chunk]))
-                        self._landed.notify()
+                        self._traffic.failed_requests += 1
+                        self._let_go(request.chunk)
                     continue
                 with self._lock:
                     self._land(request, entry)
 
     def _land(self, request: Request, entry: Entry) -> None:
-        chunk = request.chunk
-        self._in_flight.discard(chunk)
-        self._traffic.origin_bytes += entry.nbytes
-        self._traffic.origin_requests += 1
-        self._traffic.prefetched_bytes += entry.nbytes
-        self._traffic.forecast_bytes += entry.nbytes if request.forecast else 0
         entry.forecast = request.forecast
-        entry.needed_until = max(-1 if request.forecast else request.rank, self._promised.pop(chunk, -1))
-        if chunk in self._unwanted and entry.needed_until < 0:
-            self.region.release(entry.nbytes)
+        self._traffic.fetched(entry, ahead=True)
+        entry.needed_until = self._in_flight[request.chunk]
+        if entry.needed_until == _UNWANTED:
+            self._let_go(request.chunk)
         else:
-            self.region.put(chunk, entry)
-        self._unwanted.discard(chunk)
+            del self._in_flight[request.chunk]
+            self.region.put(request.chunk, entry)
+            if request.chunk == self._awaited:
+                self._landed.notify()
+
+    def _let_go(self, chunk: int) -> None:
+        """End a fetch that brings nothing; whoever waits for the chunk looks again."""
+        del self._in_flight[chunk]
+        self.region.release(int(self._nbytes[chunk]))
         if chunk == self._awaited:
             self._landed.notify()
 
@@ -283,12 +276,12 @@ class Prefetcher:
 
     def _take(self) -> Request | None:
         while (request := self._queue.peek()) is not None:
-            chunk, rank = request.chunk, -1 if request.forecast else request.rank
+            chunk, rank = request.chunk, _NO_TOUCH if request.forecast else request.rank
             entry = self.region.entries.get(chunk)
             if entry is not None:
                 entry.needed_until = max(entry.needed_until, rank)
             elif chunk in self._in_flight:
-                self._promised[chunk] = max(self._promised.get(chunk, -1), rank)
+                self._in_flight[chunk] = max(self._in_flight[chunk], rank)
             else:
                 nbytes = int(self._nbytes[chunk])
                 full = request.forecast and self.region.used + nbytes > self._forecast_limit
@@ -297,7 +290,7 @@ class Prefetcher:
                 self._queue.withdraw(request)
                 if full:
                     continue
-                self._in_flight.add(chunk)
+                self._in_flight[chunk] = rank
                 return request
             self._queue.withdraw(request)
         return None

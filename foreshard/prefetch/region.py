@@ -31,6 +31,23 @@ class Entry:
     uses: int = field(default=0)
 
 
+@dataclass(frozen=True)
+class Lent:
+    """A chunk lent to the assembler for one touch.
+
+    Attributes:
+        entry: the chunk.
+        hit: whether it was in memory without a fetch for this touch.
+        waited_us: microseconds the assembler waited for it.
+        bypass: whether it occupies the on-demand slot, not the region.
+    """
+
+    entry: Entry
+    hit: bool
+    waited_us: int
+    bypass: bool
+
+
 class Region:
     """Chunks in memory, never more than `budget` bytes together with what is reserved for fetches under way.
 

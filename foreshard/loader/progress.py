@@ -1,0 +1,103 @@
+"""What a loader has done of an epoch, however many loops read a part of it."""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foreshard.access.log import AccessLogWriter
+from foreshard.loader.assembly import Assembled
+from foreshard.loader.options import LoaderOptions
+from foreshard.prefetch.monitor import EpochStats
+from foreshard.prefetch.traffic import Traffic
+from foreshard.shards.manifest import LayoutRef
+from foreshard.shards.repository import Repository
+
+
+@dataclass
+class EpochProgress:
+    """Counters and access log of an epoch under way; counters are those of `EpochStats`.
+
+    Attributes:
+        epoch: the epoch, from 1.
+        layout: the layout it reads.
+        log: its access log; None if it logs nothing.
+    """
+
+    epoch: int
+    layout: LayoutRef
+    log: AccessLogWriter | None
+    steps: int = 0
+    samples: int = 0
+    ready_steps: int = 0
+    plan_s: float = 0.0
+    wait_s: float = 0.0
+    touches: int = 0
+    hits: int = 0
+    min_hits: int = 0
+
+    def deliver(
+        self, batch: Assembled, step: int, sample_ids: NDArray[np.int64], sizes: NDArray[np.int64], waited: float
+    ) -> None:
+        """Count and log a batch that the training loop receives.
+
+        Args:
+            batch: the batch.
+            step: its step.
+            sample_ids: its samples, shape (b,).
+            sizes: bytes of the chunks it touched, shape (t,).
+            waited: seconds that `next()` waited for it; 0.0 if it was ready.
+        """
+        self.steps += 1
+        self.samples += len(sample_ids)
+        self.ready_steps += waited == 0.0
+        self.wait_s += waited
+        self.touches += len(batch.hit)
+        self.hits += int(np.count_nonzero(batch.hit))
+        if self.log is not None:
+            self.log.touches(step, batch.chunks, batch.hit, sizes, batch.wait_us, batch.fetch_us)
+            self.log.samples(step, sample_ids)
+
+    def stats(self, traffic: Traffic) -> EpochStats:
+        """Return the counters together with what was moved meanwhile."""
+        return EpochStats(
+            self.epoch,
+            steps=self.steps,
+            samples=self.samples,
+            ready_steps=self.ready_steps,
+            plan_s=self.plan_s,
+            wait_s=self.wait_s,
+            touches=self.touches,
+            hits=self.hits,
+            min_hits=max(self.min_hits, self.hits),
+            **asdict(traffic),
+        )
+
+
+def begin_epoch(
+    repository: Repository, options: LoaderOptions, layout: LayoutRef, epoch: int, steps: int
+) -> EpochProgress:
+    """Return the progress of an epoch that nothing was read of, with a log if the options want one.
+
+    Args:
+        repository: where a log would go.
+        options: place and logging of the reader.
+        layout: the layout it reads.
+        epoch: the epoch, from 1.
+        steps: steps of the epoch.
+    """
+    settings = options.logging
+    if settings is None:
+        return EpochProgress(epoch, layout, None)
+    log = AccessLogWriter(
+        repository.store,
+        repository.keys,
+        run=settings.run,
+        epoch=epoch,
+        rank=options.place.rank,
+        generation=layout.generation,
+        write_id=settings.write_id,
+        steps=steps,
+        phases=min(settings.phases, steps),
+    )
+    return EpochProgress(epoch, layout, log)
