@@ -27,7 +27,7 @@ ui: .venv/.run ## look at the demo's assets, runs and plots in the Dagster UI
 	@$(BIN)/python -m examples.flights.ui --home $(FORESHARD_HOME) $(ARGS)
 
 test: .venv/.dev ## run every test; they start the servers they need
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: lint types defs test ## everything that CI checks: ruff, pyright, dg check defs, tests
 

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import logging
+import math
 import os
 import shutil
 import sys
@@ -11,20 +12,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import unquote, urlsplit
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from examples.flights import control_loop, report
 from examples.flights.control_loop import ControlLoop
+from examples.flights.model import COLUMNS
 from examples.flights.source import prepare_source
 from examples.flights.training import TrainingJob
 from foreshard.access.markers import register_run
 from foreshard.config import ForeshardConfig, load_config
-from foreshard.errors import ConfigError, ForeshardError
+from foreshard.errors import BudgetError, ConfigError, ForeshardError
 from foreshard.loader.options import Logging
 from foreshard.shards.repository import Repository
+from foreshard.source import take_snapshot
 from foreshard.storage import ObjectStore
 
 RUN = "demo"
@@ -54,10 +59,13 @@ def main(
         home.mkdir(parents=True, exist_ok=True)
         with _only_one(home):
             _clear(home, settings, console, fresh=fresh)
-            _keep_settings(home, {"epochs": epochs, "rows": rows, "draws": draws, "config": config.read_text("utf-8")})
-            _run(console, settings, config.resolve(), home.resolve(), epochs, rows, draws, deadline)
+            kept = {"epochs": epochs, "rows": rows, "draws": draws, "config": config.read_text("utf-8")}
+            new = _keep_settings(home, kept)
+            _prepare_data(console, settings, home, rows, new=new)
+            _run(console, settings, config.resolve(), home.resolve(), epochs, draws, deadline)
     except ForeshardError as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False, markup=True, soft_wrap=True)
+        # Without markup, which would swallow what stands in brackets in a message.
+        console.print(Text.assemble(("error:", "bold red"), f" {error}"), soft_wrap=True)
         raise typer.Exit(1) from error
 
 
@@ -67,22 +75,21 @@ def _run(
     config_path: Path,
     home: Path,
     epochs: int,
-    rows: int | None,
     draws: float,
     deadline: float,
 ) -> None:
     every = config.reshard.every
     dagster_home = home / "dagster"
-    _prepare_data(console, config, rows)
     control_loop.prepare_home(dagster_home)
     strays = control_loop.stop_strays(dagster_home)
     store = ObjectStore.open(config.store.url, endpoint=config.store.endpoint)
     repository = Repository(store, config.dataset.name)
     loop = ControlLoop(repository, dagster_home, RUN, every=every, deadline=deadline)
-    if recovered := loop.recover():
-        console.print(f"{recovered} Dagster run(s) and {strays} process(es) of a killed run were cleaned up; resuming")
+    if (recovered := loop.recover()) or strays:
+        console.print(f"resuming: {strays} stray process(es) ended, {recovered} Dagster run(s) to be tried again")
     register_run(store, repository.keys, RUN, info={"epochs": epochs})
-    with control_loop.daemon(dagster_home, config_path), _bars(console) as bars:
+    with control_loop.daemon(dagster_home, config_path) as child, _bars(console) as bars:
+        loop.watch(child)
         say = bars.add_task("", total=1, visible=False)
 
         def layout_of(epoch: int) -> Any:  # noqa: ANN401 - a LayoutRef
@@ -95,6 +102,7 @@ def _run(
         logs = Logging(RUN, uuid.uuid4().hex[:12], config.loader.phases)
         main_job = TrainingJob(config, repository, layout_of, home / "arms" / "main", logging=logs, draws=count)
         _train(bars, "re-sharded", main_job, epochs)
+        loop.settle()
     with _bars(console) as bars:
         control = TrainingJob(
             config, repository, lambda _: first_layout(repository), home / "arms" / "control", logging=None, draws=count
@@ -144,14 +152,49 @@ def _finish(console: Console, home: Path, every: int, main_job: TrainingJob, con
         raise typer.Exit(1)
 
 
-def _prepare_data(console: Console, config: ForeshardConfig, rows: int | None) -> None:
-    url = config.dataset.source.url
+def _prepare_data(console: Console, config: ForeshardConfig, home: Path, rows: int | None, *, new: bool) -> None:
+    """Write the source once, and refuse what cannot work before anything is started.
+
+    A new run that is refused leaves no trace: it may be started again with other settings.
+    """
+    url, written = config.dataset.source.url, 0
     if not url.startswith("file:///"):
         raise ConfigError(f"dataset.source.url {url!r} is not a local folder; the demo writes its source there")
-    with console.status("writing the flights as Parquet"):
-        written = prepare_source(Path(url.removeprefix("file://")), rows)
+    folder = Path(unquote(urlsplit(url).path))
+    try:
+        ObjectStore.open(config.store.url, endpoint=config.store.endpoint)
+        with console.status("writing the flights as Parquet"):
+            written = prepare_source(folder, rows)
+        check_source(config)
+    except ForeshardError:
+        if new:
+            (home / "settings.json").unlink()
+            if written:
+                shutil.rmtree(folder)
+        raise
     if written:
         console.print(f"{written:,} flights written to {url}", highlight=False)
+
+
+def check_source(config: ForeshardConfig) -> None:
+    """Check that the source has the columns that the configuration and the model need, and rows enough for the memory.
+
+    Raises:
+        SourceError: it is empty or lacks a column.
+        BudgetError: a node's memory for chunks cannot hold two chunks, however they are cut.
+    """
+    dataset, nodes = config.dataset, len(config.cluster.nodes)
+    required = [dataset.target, *dataset.features, *([dataset.key] if dataset.key else []), *COLUMNS]
+    rows = take_snapshot(dataset.source.url, endpoint=dataset.source.endpoint, required=required).rows
+    held = rows * dataset.splits.train / nodes
+    fraction, needed = config.loader.cache_fraction, 2 * config.reshard.min_chunk_rows
+    if held * fraction < needed:
+        enough = math.ceil(1000 * needed / held) / 1000
+        raise BudgetError(
+            f"loader.cache_fraction {fraction:g} of the {held:.0f} train rows that a node holds is a memory budget of "
+            f"{held * fraction:.0f} rows, but two chunks of reshard.min_chunk_rows {needed // 2} need {needed}; raise "
+            f"loader.cache_fraction to {enough:g} or more, or lower reshard.min_chunk_rows"
+        )
 
 
 def _train_rows(repository: Repository, layout: Any) -> int:  # noqa: ANN401
@@ -176,30 +219,44 @@ def _clear(home: Path, config: ForeshardConfig, console: Console, *, fresh: bool
     (home / "finished").unlink(missing_ok=True)
 
 
-def _keep_settings(home: Path, settings: dict[str, Any]) -> None:
-    """Refuse to resume under other settings: the two halves would not be one training run."""
+def _keep_settings(home: Path, settings: dict[str, Any]) -> bool:
+    """Refuse to resume under other settings: the two halves would not be one training run.
+
+    Returns:
+        Whether this is a new run.
+    """
     path = home / "settings.json"
-    if path.exists():
-        before = json.loads(path.read_text("utf-8"))
-        if changed := [name for name in settings if before.get(name) != settings[name]]:
-            raise ConfigError(
-                f"the unfinished run in {home} had another {', '.join(changed)}; use the same to resume it, or --fresh "
-                "to start anew"
-            )
-    else:
+    if not path.exists():
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(settings), encoding="utf-8")
         partial.replace(path)
+        return True
+    before = json.loads(path.read_text("utf-8"))
+    if changed := [name for name in settings if before.get(name) != settings[name]]:
+        told = ", ".join(_difference(name, before.get(name), settings[name]) for name in changed)
+        raise ConfigError(
+            f"the unfinished run in {home} had {told}; use the same to resume it, or --fresh to start anew"
+        )
+    return False
+
+
+def _difference(name: str, before: Any, now: Any) -> str:  # noqa: ANN401 - a setting's value
+    return "another content of the configuration file" if name == "config" else f"--{name} {before}, not {now}"
 
 
 @contextmanager
 def _only_one(home: Path) -> Iterator[None]:
     """Hold the folder's lock; the kernel drops it when this process dies."""
-    with (home / "lock").open("w") as handle:
+    with (home / control_loop.RUN_LOCK).open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConfigError(f"another `make run` is using {home}; wait for it or give another --home") from error
+        if control_loop.is_locked(home / control_loop.UI_LOCK):
+            raise ConfigError(
+                f"`make ui` runs a Dagster daemon on {home}; stop it, then start it again while `make run` is running: it "
+                "serves the pages alone then"
+            )
         handle.write(str(os.getpid()))
         yield
 

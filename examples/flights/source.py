@@ -61,8 +61,9 @@ def prepare_source(folder: Path, rows: int | None = None) -> int:
     flights["time_hour"] = pd.to_datetime(flights["time_hour"], utc=True)
     # A cancelled flight has no arrival delay: it did not arrive late.
     flights["late"] = (flights["arr_delay"] > _LATE_MINUTES).fillna(value=False).astype(bool)
+    for left in folder.parent.glob(f"{folder.name}.partial-*"):  # by a killed run
+        shutil.rmtree(left)
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     # The table is sorted by month already in the calendar's order; a file a month keeps sample ids in that order.
     for month, part in flights.groupby("month"):

@@ -146,12 +146,10 @@ def test_empty_source_is_a_clear_error(tmp_path):
         chain.profile()
 
 
-def test_unknown_strategy_is_named(tmp_path):
-    chain = prepared_chain(make_world(tmp_path, reshard={"strategies": ["hash", "magic"]}))
-    chain.events("demo.e000000")
-    chain.forecast("demo.e000000")
-    with pytest.raises(ForeshardError, match="magic"):
-        chain.scores("demo.e000000")
+def test_unknown_strategy_is_named_before_any_stage_runs(tmp_path):
+    world = make_world(tmp_path, reshard={"strategies": ["hash", "magic"]})
+    with pytest.raises(ConfigError, match=r"reshard\.strategies: strategy 'magic' is unknown; use some of contiguous"):
+        open_chain(world)
 
 
 def test_changed_split_settings_are_refused(tmp_path):
