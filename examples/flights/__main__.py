@@ -254,8 +254,8 @@ def _only_one(home: Path) -> Iterator[None]:
             raise ConfigError(f"another `make run` is using {home}; wait for it or give another --home") from error
         if control_loop.is_locked(home / control_loop.UI_LOCK):
             raise ConfigError(
-                f"`make ui` runs a Dagster daemon on {home}; stop it, then start it again while `make run` is running: it "
-                "serves the pages alone then"
+                f"`make ui` runs a Dagster daemon on {home}; stop it, then start it again while `make run` is running: "
+                "it serves the pages alone then"
             )
         handle.write(str(os.getpid()))
         yield

@@ -33,6 +33,8 @@ _PR_SET_PDEATHSIG: Final = 1
 
 def is_locked(path: Path) -> bool:
     """Whether a living process holds the lock of a file."""
+    if not path.exists():
+        return False
     with path.open("a") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -45,7 +47,7 @@ def hold_for_life(path: Path) -> None:
     """Hold the lock of a file until this process ends, also as another program (`exec`)."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     fcntl.flock(handle, fcntl.LOCK_EX)
-    os.set_inheritable(handle, True)
+    os.set_inheritable(handle, True)  # noqa: FBT003 - positional only
 
 
 def environment(home: Path, config: Path) -> dict[str, str]:

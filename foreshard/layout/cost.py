@@ -197,4 +197,4 @@ def _fit_line(
     slope = float(np.median(rise[apart] / run[apart])) if apart.any() else 0.0
     if slope <= 0:
         slope = 1 / default_bandwidth
-    return max(_MIN_LATENCY_S, float(np.median(y - slope * x))), 1 / slope
+    return max(_MIN_LATENCY_S, float(np.quantile(seconds - slope * sizes, _QUICK))), 1 / slope
