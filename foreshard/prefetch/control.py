@@ -8,9 +8,9 @@ from foreshard.prefetch.monitor import EpochStats
 _READY: Final = 0.95
 _CALM: Final = 0.995
 _ACCURATE: Final = 0.5
-_GAIN: Final = 0.95
+_GAIN: Final = 0.9
 _DEEPER: Final = 1.5
-_DEPTHS: Final = (0.05, 0.4)
+_DEPTHS: Final = (0.05, 0.25)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def test_settings_stay_within_bounds(waits):
     for i in range(24):
         wait = waits[i % len(waits)]
         tuning = adjust(tuning, replace(LATE if wait else CALM, wait_s=wait), max_concurrency=8)
-        assert 0.05 <= tuning.lookahead <= 0.4
+        assert 0.05 <= tuning.lookahead <= 0.25
         assert 1 <= tuning.concurrency <= 8
 
 
