@@ -36,7 +36,7 @@ class GroupedProphetForecaster:
         self._windows = history.windows
         level = EwmaForecaster().fit(history)
         self._dispersion = level.smoothing.dispersion
-        groups = group_count(history.chunks)
+        groups = group_count(history.chunks, history.windows)
         self._group = group_chunks(history, groups)
         weight = level.smoothing.levels.mean(0)
         together = np.bincount(self._group, weights=weight, minlength=groups)[self._group]

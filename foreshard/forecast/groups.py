@@ -13,9 +13,12 @@ _ROUNDS: Final = 10
 _PRIOR_DRAWS: Final = 8.0
 
 
-def group_count(chunks: int) -> int:
-    """Return how many groups a number of chunks is divided into: one per 32, at most 64."""
-    return max(1, min(MAX_GROUPS, chunks // CHUNKS_PER_GROUP))
+def group_count(chunks: int, windows: int) -> int:
+    """Return how many groups the chunks are divided into: one per 32, at most 64, and no more than there are windows.
+
+    A short history does not tell many groups apart, and every group costs a fit.
+    """
+    return max(1, min(MAX_GROUPS, chunks // CHUNKS_PER_GROUP, windows))
 
 
 def group_chunks(history: History, groups: int) -> NDArray[np.int64]:

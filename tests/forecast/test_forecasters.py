@@ -251,8 +251,9 @@ def test_loggers_come_back_after_an_error_too():
     assert not logger.disabled
 
 
-def test_groups_scale_with_chunks_up_to_a_limit():
-    assert [group_count(chunks) for chunks in (1, 63, 64, 512, 10**7)] == [1, 1, 2, 16, MAX_GROUPS]
+def test_groups_scale_with_chunks_and_history_up_to_a_limit():
+    assert [group_count(chunks, 100) for chunks in (1, 63, 64, 512, 10**7)] == [1, 1, 2, 16, MAX_GROUPS]
+    assert [group_count(10**7, windows) for windows in (1, 16, 64, 500)] == [1, 16, 64, MAX_GROUPS]
 
 
 def test_chunks_that_rise_and_fall_are_told_apart_whatever_their_size():
