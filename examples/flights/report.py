@@ -110,7 +110,9 @@ def _plot_heat(path: Path, main: Progress, control: Progress, every: int) -> Non
     norm = LogNorm(1e-3, 1)
     figure, axes = plt.subplots(1, 2, figsize=(13, 5), layout="constrained", sharey=True)
     for axis, progress, title in ((axes[0], control, "control"), (axes[1], main, "re-sharded")):
-        image = axis.imshow(_heat(progress), aspect="auto", cmap="inferno", norm=norm, origin="lower")
+        image = axis.imshow(
+            _heat(progress), aspect="auto", cmap="inferno", norm=norm, origin="lower", interpolation="nearest"
+        )
         for boundary in range(every, progress.epochs, every):
             if progress is main:
                 axis.axhline(boundary - 0.5, color="w", linewidth=1, linestyle=":")
