@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -123,7 +123,7 @@ class NodeConfig(_Model):
     Attributes:
         name: names the node's prefetch manifest.
         memory: bytes the node has for shards assigned to it.
-        speed: relative throughput; work is balanced in proportion to it.
+        speed: relative throughput of its CPUs and GPUs; work is balanced in proportion to it.
         bandwidth: bytes per second from the object store.
     """
 
@@ -131,8 +131,6 @@ class NodeConfig(_Model):
     memory: int = Field(gt=0)
     speed: float = Field(1.0, gt=0)
     bandwidth: float = Field(200e6, gt=0)
-    cpus: int = Field(1, ge=1)
-    gpus: int = Field(0, ge=0)
 
 
 class ClusterConfig(_Model):
@@ -223,7 +221,6 @@ class ForeshardConfig(_Model):
     cluster: ClusterConfig
     loader: LoaderConfig = Field(default_factory=lambda: LoaderConfig.model_validate({}))
     reshard: ReshardConfig = Field(default_factory=lambda: ReshardConfig.model_validate({}))
-    engine: Literal["local"] = "local"
 
 
 def load_config(path: Path) -> ForeshardConfig:

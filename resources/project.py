@@ -14,7 +14,7 @@ DEFAULT_CONFIG = "foreshard.yaml"
 
 
 class ProjectResource(dg.ConfigurableResource):
-    """Dataset, cluster, object store and compute engine, as `foreshard.yaml` names them.
+    """Dataset, cluster and object store, as `foreshard.yaml` names them.
 
     Loading definitions neither reads the file nor touches the network: a code location with a broken configuration
     still loads, and says what is wrong where it is used.

@@ -89,13 +89,12 @@ def _plot_figures(path: Path, main: Sequence[dict[str, Any]], control: Sequence[
             axis.axvline(boundary + 0.5, color="0.6", linewidth=1, linestyle=":")
         axis.set_title(heading.replace("\n", " "))
         axis.set_xlabel("epoch")
-        # The first epoch is a full pass over everything and would flatten the rest.
         if name in ("origin_bytes", "wait_s"):
             axis.set_ylim(bottom=0)
     last = axes.flat[-1]
     last.axis("off")
     handles, texts = axes.flat[0].get_legend_handles_labels()
-    last.legend(handles, texts, loc="upper left", title="dotted: a re-shard")
+    last.legend(handles, texts, loc="upper left", title="dotted: a new generation")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

@@ -138,7 +138,7 @@ class TrainingJob:
             rows, ids = _merge(parts)
             digest.update(ids.tobytes())
             self._learn(epoch, rows, ids)
-            np.add.at(touched, np.unique(loaders[0].manifest.chunk_of[ids]), 1)
+            touched[np.unique(loaders[0].manifest.chunk_of[ids])] += 1
             on_step(epoch)
         self.order.update_weights(self._population, np.maximum(self._losses, _FLOOR))
         reports = [loader.report for loader in loaders if loader.report is not None]

@@ -3,7 +3,6 @@
 No order knows chunks, shards, nodes, ranks or workers, so a re-shard or another world size cannot change one.
 """
 
-import hashlib
 from typing import Protocol
 
 import numpy as np
@@ -206,11 +205,3 @@ class WeightedOrder:
     def probabilities(self, sample_ids: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the chance that one draw picks each of these samples; float64, shape (m,)."""
         return self.weights[np.searchsorted(self._ids, sample_ids)] / self.weights.sum()
-
-    def weights_digest(self) -> str:
-        """Return the SHA-256 of the weights: two runs with equal digests draw equal samples."""
-        return hashlib.sha256(self.weights.tobytes()).hexdigest()
-
-
-ORDERS = {order.name: order for order in (SequentialOrder, UniformOrder, BlockShuffleOrder, WeightedOrder)}
-"""Sample orders by name."""
