@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -29,16 +30,25 @@ from foreshard.s3 import S3Address
 from foreshard.storage_errors import translated
 
 if TYPE_CHECKING:
+    from obstore import ObjectMeta as RawMeta
     from pyarrow.fs import FileSystem
 
 
 @dataclass(frozen=True)
 class ObjectMeta:
-    """What a listing tells of one object: its key, size in bytes and entity tag."""
+    """What a listing tells of one object.
+
+    Attributes:
+        key: its key.
+        size: bytes.
+        e_tag: the store's own tag of the content; empty where it gives none.
+        modified: when it was written, by the store's clock; S3 servers tell whole seconds.
+    """
 
     key: str
     size: int
     e_tag: str
+    modified: datetime
 
 
 class ObjectStore:
@@ -167,14 +177,17 @@ class ObjectStore:
                 )
         return cut_ranges(ranges, spans, buffers)
 
-    def exists(self, key: str) -> bool:
-        """Whether there is an object under this key."""
+    def head(self, key: str) -> ObjectMeta | None:
+        """Return what a listing would tell of an object, or None where there is none."""
         try:
             with self._errors(key):
-                obstore.head(self._store, key)
+                return _meta(obstore.head(self._store, key))
         except ObjectNotFoundError:
-            return False
-        return True
+            return None
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object under this key."""
+        return self.head(key) is not None
 
     def folders(self, prefix: str) -> list[str]:
         """Return the names of the path segments right below a prefix, sorted, without listing what lies in them."""
@@ -188,11 +201,7 @@ class ObjectStore:
         A prefix is whole path segments: `runs/a` holds `runs/a/x`, not `runs/ab`.
         """
         with self._errors(prefix):
-            found = [
-                ObjectMeta(meta["path"], meta["size"], meta["e_tag"] or "")
-                for batch in obstore.list(self._store, prefix, offset=after)
-                for meta in batch
-            ]
+            found = [_meta(meta) for batch in obstore.list(self._store, prefix, offset=after) for meta in batch]
         yield from sorted((m for m in found if not m.key.startswith(LOCKS)), key=lambda meta: meta.key)
 
     # -- writing --------------------------------------------------------------------------------------
@@ -314,3 +323,7 @@ class ObjectStore:
 
     def _errors(self, key: str) -> AbstractContextManager[None]:
         return translated(key, self.url, self._s3)
+
+
+def _meta(raw: "RawMeta") -> ObjectMeta:
+    return ObjectMeta(raw["path"], raw["size"], raw["e_tag"] or "", raw["last_modified"])
