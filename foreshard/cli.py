@@ -12,7 +12,7 @@ from foreshard.keys import parse_generation_key
 
 if TYPE_CHECKING:
     from foreshard.chain import Chain
-    from foreshard.shards.manifest import LayoutRef
+    from foreshard.keys import LayoutRef
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,7 +48,7 @@ def status(config: Config = _DEFAULT) -> None:
                 ref.plan_digest[:12],
                 manifest.header.strategy,
                 f"{len(manifest):,}",
-                f"{len(manifest.header.shards):,}",
+                f"{len(manifest.shards):,}",
                 f"{manifest.nbytes.sum() / 1e6:,.1f}",
                 "yes" if current is not None and current.ref == ref else "",
             )

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -179,6 +179,7 @@ class ReshardConfig(_Model):
         max_chunk_rows: largest chunk.
         chunk_overhead: seconds charged per chunk and epoch for keeping it at all (manifest entry, bookkeeping).
         hysteresis: share by which the predicted saving must exceed the migration cost.
+        compression: of new shards: "none" (chunks are read without copying), "lz4" or "zstd" (fewer bytes to fetch).
     """
 
     every: int = Field(4, ge=1)
@@ -190,6 +191,7 @@ class ReshardConfig(_Model):
     max_chunk_rows: int = Field(4096, ge=1)
     chunk_overhead: float = Field(1e-4, ge=0)
     hysteresis: float = Field(0.1, ge=0)
+    compression: Literal["none", "lz4", "zstd"] = "none"
 
     @field_validator("strategies")
     @classmethod

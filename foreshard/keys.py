@@ -52,6 +52,17 @@ def parse_generation_key(key: str) -> tuple[str, int]:
     return match["run"], int(match["epoch"])
 
 
+@dataclass(frozen=True)
+class LayoutRef:
+    """Names one layout: a generation key and the digest of the plan it is made from."""
+
+    generation: str
+    plan_digest: str
+
+    def __str__(self) -> str:
+        return f"{self.generation}/{self.plan_digest}"
+
+
 def _digest(digest: str) -> str:
     if not _DIGEST.fullmatch(digest):
         raise ConfigError(f"digest {digest!r} is not 16 to 64 lower-case hexadecimal digits")
@@ -119,6 +130,16 @@ class DatasetKeys:
         parse_generation_key(generation)
         return f"{self.dataset}/layouts/{generation}/{_digest(plan_digest)}/{_parts(name)}"
 
+    def journal(self, generation: str, plan_digest: str, name: str = "") -> str:
+        """What an unfinished materialisation has put already: one record, or the prefix of them all."""
+        prefix = self.layout(generation, plan_digest, "journal") + "/"
+        return prefix + _parts(name) if name else prefix
+
+    @property
+    def shards(self) -> str:
+        """Prefix of all shard objects."""
+        return f"{self.dataset}/shards/"
+
     def shard(self, digest: str) -> str:
         """A shard object, named by the SHA-256 of its content."""
         return f"{self.dataset}/shards/{_digest(digest)[:2]}/{digest}.arrow"
@@ -127,6 +148,15 @@ class DatasetKeys:
     def current(self) -> str:
         """The pointer to the layout that new readers open."""
         return f"{self.dataset}/current.json"
+
+    def publication(self, fence: int, token: str) -> str:
+        """The record of one move of the pointer; `token` tells rivals for one fence apart."""
+        return f"{self.publications}f{_count(fence, 'fence'):012d}-{_digest(token)}.json"
+
+    @property
+    def publications(self) -> str:
+        """Prefix of the records of the pointer's moves."""
+        return f"{self.dataset}/publications/"
 
     # -- what training jobs report ---------------------------------------------------------------------
     @property

@@ -188,3 +188,20 @@ def permutation(state: PrngState, n: int) -> tuple[NDArray[np.int64], PrngState]
         raise ConfigError(f"a permutation of {n} things was asked for; the number must be at least 0")
     keys = row_keys(state.seed, np.arange(state.position, state.position + n, dtype=np.int64))
     return np.argsort(keys, kind="stable").astype(np.int64), PrngState(state.seed, state.position + n)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the bytes of a chunk follow from, beside its rows.
+
+    Attributes:
+        fingerprint: the snapshot it was first written for.
+        strategy: the strategy that arranged it then.
+        root_seed: the dataset's root seed then.
+        compression: of the shard's record batches; no seed depends on it.
+    """
+
+    fingerprint: str
+    strategy: str
+    root_seed: int
+    compression: str = "none"

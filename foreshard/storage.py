@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -24,7 +25,7 @@ from foreshard.errors import (
     StorageError,
     UnreachableError,
 )
-from foreshard.local import LOCKS, exclusive, local_root, read_range
+from foreshard.local import LOCKS, exclusive, local_file, local_root, read_range
 from foreshard.ranges import cut_ranges, merge_ranges
 from foreshard.s3 import S3Address
 from foreshard.storage_errors import translated
@@ -113,6 +114,10 @@ class ObjectStore:
     def local(self) -> bool:
         """Whether objects lie on this machine, so that a read is quicker than a network's round trip."""
         return not isinstance(self._store, S3Store)
+
+    def local_path(self, key: str) -> Path | None:
+        """Return the file that holds an object of a local folder, so that it can be mapped; None for other stores."""
+        return local_file(self._root, key) if self._root is not None else None
 
     # -- reading --------------------------------------------------------------------------------------
     def get(self, key: str) -> bytes:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from foreshard.errors import DeadlineError, ForeshardError
 from foreshard.keys import generation_key, parse_generation_key
-from foreshard.shards.manifest import LayoutRef
+from foreshard.keys import LayoutRef
 from foreshard.shards.repository import Repository
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from foreshard.loader.options import LoaderOptions, Logging
 from foreshard.loader.order import BlockShuffleOrder, WeightedOrder
 from foreshard.loader.reading import read_split
 from foreshard.prefetch.monitor import EpochStats
-from foreshard.shards.manifest import LayoutRef
+from foreshard.keys import LayoutRef
 from foreshard.shards.repository import Repository
 from foreshard.splits import split_code
 

@@ -127,7 +127,7 @@ def check_shards(context: Context, generation: str) -> CheckOutcome:
     except (StorageError, CorruptDataError) as error:
         return CheckOutcome(passed=False, description=str(error))
     problems: list[str] = []
-    for shard in manifest.header.shards:
+    for shard in manifest.shards:
         size = next((m.size for m in context.store.list(shard.key.rpartition("/")[0]) if m.key == shard.key), None)
         if size != shard.size:
             problems.append(f"shard {shard.key!r} has {size} bytes, the manifest says {shard.size}")
@@ -142,7 +142,7 @@ def check_shards(context: Context, generation: str) -> CheckOutcome:
     rows = int(manifest.rows.sum())
     if rows != manifest.header.rows or rows != len(manifest.chunk_of):
         problems.append(f"the chunks hold {rows} rows, the snapshot {manifest.header.rows}")
-    return _outcome(problems, f"{len(chunks)} chunks read back", shards=len(manifest.header.shards), rows=rows)
+    return _outcome(problems, f"{len(chunks)} chunks read back", shards=len(manifest.shards), rows=rows)
 
 
 def check_prefetch(context: Context, generation: str) -> CheckOutcome:

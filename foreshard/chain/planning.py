@@ -99,7 +99,7 @@ def plan_stage(context: Context, generation: str) -> StageResult:
             "reason": plan.reason,
             "strategy": plan.strategy,
             "digest": plan.digest,
-            "parent": plan.parent or "",
+            "parent": plan.parent.plan_digest if plan.parent else "",
             "chunks": plan.chunks.num_rows,
             "recipe": recipe,
             "score": scores[plan.strategy],

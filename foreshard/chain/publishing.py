@@ -9,6 +9,7 @@ from foreshard.chain.context import Context
 from foreshard.chain.planning import STAGE_PLAN, layout_ref
 from foreshard.chain.result import StageResult, digest_of
 from foreshard.prefetch.manifest import build_prefetch, write_prefetch
+from foreshard.shards.assemble import Figures
 from foreshard.shards.manifest import Manifest
 from foreshard.source import SourceReader
 
@@ -21,15 +22,15 @@ def shards_stage(context: Context, generation: str) -> StageResult:
     plan = context.repository.load_plan(ref)
     reader = SourceReader(context.repository.load_snapshot(plan.fingerprint))
     counts, scores = _chunk_figures(context, generation, plan.chunks.num_rows)
-    done = context.repository.materialize(plan, reader, access_counts=counts, scores=scores)
+    done = context.repository.materialize(plan, reader, figures=Figures(counts, scores))
     context.repository.commit(done.manifest)
     header = done.manifest.header
     return StageResult(
-        data_version=digest_of(header.plan_digest, *sorted(shard.sha256 for shard in header.shards)),
+        data_version=digest_of(header.plan_digest, *sorted(shard.sha256 for shard in done.manifest.shards)),
         metadata={
             "rows": header.rows,
             "chunks": len(done.manifest.rows),
-            "shards": len(header.shards),
+            "shards": header.shards,
             "bytes": int(done.manifest.nbytes.sum()),
             "written_bytes": done.written_bytes,
             "reused_bytes": done.reused_bytes,

@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from foreshard.config import ClusterConfig, ReshardConfig
 from foreshard.errors import PlanError
+from foreshard.layout.contents import shard_contents
 from foreshard.layout.plan import PLAN_SCHEMA, Plan, chunk_content_ids
 
 
@@ -74,9 +75,12 @@ def _check_places(plan: Plan, cluster: ClusterConfig) -> None:
     node, shard = plan.column("node").astype(np.int64), plan.column("shard").astype(np.int64)
     if len(node) and (node.min() < 0 or node.max() >= len(names)):
         raise PlanError(f"plan {plan.generation} uses node numbers outside 0..{len(names) - 1}")
-    places = np.unique(np.stack([shard, node, plan.column("split").astype(np.int64)], axis=1), axis=0)
+    # Chunks in an inherited shard may have got other nodes since it was written.
+    home = np.where(shard < plan.inherited.shards, 0, node)
+    places = np.unique(np.stack([shard, home, plan.column("split").astype(np.int64)], axis=1), axis=0)
     if not np.array_equal(places[:, 0], np.arange(len(places))):
         raise PlanError(f"plan {plan.generation}: shards must be numbered from 0, each with one node and one split")
+    _check_slots(plan)
     rows = plan.column("rows").astype(np.float64)
     held = np.bincount(node, rows * plan.predicted.get("row_bytes", 0.0), len(names))
     for config, nbytes in zip(cluster.nodes, held.tolist(), strict=True):
@@ -85,3 +89,20 @@ def _check_places(plan: Plan, cluster: ClusterConfig) -> None:
                 f"plan {plan.generation} puts {nbytes:.0f} bytes on node {config.name!r}, which has {config.memory}; "
                 "raise its memory or add nodes"
             )
+
+
+def _check_slots(plan: Plan) -> None:
+    inherited = plan.inherited
+    if inherited.shards and len(inherited.slot) != plan.chunks.num_rows:
+        raise PlanError(f"plan {plan.generation} gives {len(inherited.slot)} slots for {plan.chunks.num_rows} chunks")
+    contents = shard_contents(plan)
+    slot = np.concatenate([plan.slot, inherited.retired_slot])
+    order = np.lexsort((slot, np.concatenate([plan.column("shard"), inherited.retired_shard])))
+    wrong = np.flatnonzero(slot[order] != np.arange(len(slot)) - contents.bounds[contents.shard])
+    if len(wrong):
+        raise PlanError(
+            f"plan {plan.generation}: the slots of shard {contents.shard[wrong[0]]} are not 0, 1, 2, ...; plan the "
+            "generation again"
+        )
+    if len(inherited.retired_ids) != int(inherited.retired_rows.sum()):
+        raise PlanError(f"plan {plan.generation} lists {len(inherited.retired_ids)} samples of retired chunks")

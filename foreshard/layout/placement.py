@@ -1,5 +1,6 @@
 """From a candidate to a plan: chunks of all splits, their nodes and their shards."""
 
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -12,8 +13,10 @@ from foreshard.layout.assignment import Assignment, assign_chunks, rate_assignme
 from foreshard.layout.balance import AssignmentWeights, BalanceProblem
 from foreshard.layout.candidates import TRAIN, Candidate, PlanInputs
 from foreshard.layout.cost import expected_touches
+from foreshard.layout.inherited import Inherited
 from foreshard.layout.packing import deal_by_memory, pack_shards, shard_target
-from foreshard.layout.plan import PLAN_SCHEMA, Plan, chunk_content_ids, sort_inside_chunks
+from foreshard.layout.plan import PLAN_SCHEMA, Plan, chunk_content_ids, slots_in_turn, sort_inside_chunks
+from foreshard.layout.reuse import reuse_shards
 from foreshard.seeding import derive_seed
 from foreshard.splits import SPLITS
 from foreshard.strategies import cut_groups
@@ -32,14 +35,22 @@ def node_arrays(inputs: PlanInputs) -> tuple[NDArray[np.float64], NDArray[np.flo
     )
 
 
-def place(inputs: PlanInputs, chosen: Candidate) -> tuple[pa.Table, NDArray[np.int64], Assignment]:
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """Where everything lies: `PLAN_SCHEMA`, sample ids in packing order, what is inherited, and the nodes' balance."""
+
+    chunks: pa.Table
+    sample_ids: NDArray[np.int64]
+    inherited: Inherited
+    assignment: Assignment
+
+
+def place(inputs: PlanInputs, chosen: Candidate) -> Placement:
     """Cut all splits, assign training chunks to nodes and pack shards.
 
     Validation and test rows lie in equal contiguous chunks, dealt in proportion to memory: a function of the snapshot
-    and the cluster alone, so re-shards leave them where they are.
-
-    Returns:
-        `PLAN_SCHEMA`, the sample ids in packing order, and the assignment of the training chunks.
+    and the cluster alone, so re-shards leave them where they are. Chunks that the parent's shards hold already stay in
+    them; the others are packed into new ones.
 
     Raises:
         PlanError: the nodes' memory does not suffice; the message names the bytes.
@@ -70,7 +81,19 @@ def place(inputs: PlanInputs, chosen: Candidate) -> tuple[pa.Table, NDArray[np.i
     group[:train] = chosen.arrangement.group[chosen.offsets[:-1]]
     node = np.concatenate([assigned.node, *fixed]).astype(np.int32)
     split = np.repeat(np.arange(len(SPLITS), dtype=np.uint8), [len(part) for part in rows])
-    return _chunk_table(inputs, samples, offsets, split, group, node, names), samples, assigned
+    rows_of = np.diff(offsets)
+    shard, inherited = _pack(inputs, split, node, rows_of * inputs.row_bytes, names)
+    columns = {
+        "chunk": pa.array(np.arange(len(rows_of), dtype=np.int32)),
+        "split": pa.array(split),
+        "group": pa.array(group),
+        "node": pa.array(node),
+        "shard": pa.array(shard),
+        "rows": pa.array(rows_of.astype(np.int32)),
+        "heat": pa.array(chunk_heat(inputs, samples, offsets)),
+        "content_id": pa.array(names, pa.binary(16)),
+    }
+    return Placement(pa.table(columns, schema=PLAN_SCHEMA), samples, inherited, assigned)
 
 
 def _cut_splits(inputs: PlanInputs, chosen: Candidate) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
@@ -99,28 +122,26 @@ def _free_memory(
     return free
 
 
-def _chunk_table(
+def _pack(
     inputs: PlanInputs,
-    samples: NDArray[np.int64],
-    offsets: NDArray[np.int64],
     split: NDArray[np.uint8],
-    group: NDArray[np.int32],
     node: NDArray[np.int32],
+    nbytes: NDArray[np.float64],
     names: list[bytes],
-) -> pa.Table:
-    rows = np.diff(offsets)
-    target = shard_target(len(samples) * inputs.row_bytes, len(inputs.cluster.nodes))
-    columns = {
-        "chunk": pa.array(np.arange(len(rows), dtype=np.int32)),
-        "split": pa.array(split),
-        "group": pa.array(group),
-        "node": pa.array(node),
-        "shard": pa.array(pack_shards(node, split, rows * inputs.row_bytes, names, target)),
-        "rows": pa.array(rows.astype(np.int32)),
-        "heat": pa.array(chunk_heat(inputs, samples, offsets)),
-        "content_id": pa.array(names, pa.binary(16)),
-    }
-    return pa.table(columns, schema=PLAN_SCHEMA)
+) -> tuple[NDArray[np.int32], Inherited]:
+    """Return the shard of every chunk: an inherited one where the parent's shards hold it, else a new one."""
+    parent = inputs.parent if inputs.parent and inputs.parent.fingerprint == inputs.fingerprint else None
+    reuse = reuse_shards(parent, split, nbytes, names)
+    target = shard_target(len(inputs.splits) * inputs.row_bytes, len(inputs.cluster.nodes))
+    fresh = np.flatnonzero(reuse.shard < 0)
+    shard = reuse.shard.copy()
+    shard[fresh] = reuse.inherited.shards + pack_shards(
+        node[fresh], split[fresh], nbytes[fresh], [names[chunk] for chunk in fresh.tolist()], target
+    )
+    if not reuse.inherited.shards:
+        return shard, reuse.inherited
+    slot = np.where(reuse.shard < 0, slots_in_turn(shard), reuse.inherited.slot).astype(np.int32)
+    return shard, replace(reuse.inherited, slot=slot)
 
 
 def chunk_heat(inputs: PlanInputs, samples: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.float64]:

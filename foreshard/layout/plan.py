@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, Final, Literal
@@ -12,7 +12,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from foreshard.errors import CorruptDataError
-from foreshard.seeding import derive_seed
+from foreshard.keys import LayoutRef
+from foreshard.layout.inherited import INHERITED_ARRAYS, Inherited
+from foreshard.seeding import Origin, derive_seed
 
 PLAN_SCHEMA: Final = pa.schema(
     [
@@ -30,7 +32,7 @@ PLAN_SCHEMA: Final = pa.schema(
 
 Decision = Literal["bootstrap", "reshard", "keep"]
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _PERSON: Final = b"foreshard.chunk1"
 
 
@@ -54,6 +56,15 @@ def sort_inside_chunks(sample_ids: NDArray[np.int64], offsets: NDArray[np.int64]
     return sample_ids[np.lexsort((sample_ids, chunk))]
 
 
+def slots_in_turn(shard: NDArray[np.generic]) -> NDArray[np.int32]:
+    """Return the position of every chunk in its shard where chunks lie in chunk order, shape (C,)."""
+    order = np.argsort(shard, kind="stable")
+    counts = np.bincount(shard.astype(np.int64)) if len(shard) else np.zeros(0, np.int64)
+    slot = np.empty(len(shard), np.int32)
+    slot[order] = np.arange(len(shard)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return slot
+
+
 def _values(lists: Any) -> Any:  # noqa: ANN401 - pyarrow's stubs know no values of a column of lists
     return lists.values
 
@@ -68,12 +79,14 @@ class Plan:
         strategy: how training rows were arranged.
         root_seed: root of every seed.
         nodes: node names; `node` in `chunks` is a position here.
-        parent: digest of the plan it replaces, if any.
+        parent: the layout it replaces, if any.
         decision: "bootstrap" without a parent, "reshard", or "keep" where the parent's layout stays.
         reason: the decision in words, with figures.
         predicted: figures per epoch, before and after; seconds, bytes, requests, rows, scores.
         chunks: `PLAN_SCHEMA`.
         sample_ids: shape (n,), int64; chunk after chunk, ascending inside a chunk.
+        inherited: the shards it takes over from its parent; they come first, the others are written anew.
+        compression: of the shards written anew: "none", "lz4" or "zstd".
     """
 
     generation: str
@@ -81,12 +94,29 @@ class Plan:
     strategy: str
     root_seed: int
     nodes: tuple[str, ...]
-    parent: str | None
+    parent: LayoutRef | None
     decision: Decision
     reason: str
     predicted: dict[str, float]
     chunks: pa.Table
     sample_ids: NDArray[np.int64]
+    inherited: Inherited = field(default_factory=Inherited)
+    compression: str = "none"
+
+    @property
+    def ref(self) -> LayoutRef:
+        """The name of the layout that is made from it."""
+        return LayoutRef(self.generation, self.digest)
+
+    @property
+    def origin(self) -> Origin:
+        """What the bytes of the shards written anew follow from."""
+        return Origin(self.fingerprint, self.strategy, self.root_seed, self.compression)
+
+    @cached_property
+    def slot(self) -> NDArray[np.int32]:
+        """Position of every chunk in its shard, shape (C,)."""
+        return self.inherited.slot if self.inherited.shards else slots_in_turn(self.column("shard"))
 
     def column(self, name: str) -> NDArray[np.generic]:
         """Return a numeric column of `chunks` as an array of shape (C,)."""
@@ -107,20 +137,19 @@ class Plan:
     def digest(self) -> str:
         """32 hex digits of all that determines bytes.
 
-        These are the snapshot, strategy, root seed and algorithm version, and each chunk's samples, split, node and
-        shard; not predictions, the generation, the parent or names of nodes.
+        These are the snapshot, strategy, root seed, compression and algorithm version, each chunk's samples, split,
+        node and shard, and what is inherited; not predictions, the generation, the parent or names of nodes.
         """
-        parts = {
-            name: np.ascontiguousarray(self.column(name)).astype("<i8").tobytes()
-            for name in ("split", "node", "shard", "rows")
-        }
+        parts = {name: self.column(name) for name in ("split", "node", "shard", "rows")}
+        parts |= {"samples": self.sample_ids, **self.inherited.arrays()}
         return derive_seed(
             purpose="plan",
             fingerprint=self.fingerprint,
             strategy=self.strategy,
             root=self.root_seed,
-            samples=hashlib.sha256(self.sample_ids.astype("<i8").tobytes()).digest(),
-            **{name: hashlib.sha256(raw).digest() for name, raw in parts.items()},
+            compression=self.compression,
+            origins=json.dumps([asdict(origin) for origin in self.inherited.origins], sort_keys=True),
+            **{name: hashlib.sha256(values.astype("<i8").tobytes()).digest() for name, values in parts.items()},
         ).hex()
 
     def chunk_of(self) -> NDArray[np.int32]:
@@ -142,13 +171,16 @@ class Plan:
             "strategy": self.strategy,
             "root_seed": self.root_seed,
             "nodes": list(self.nodes),
-            "parent": self.parent,
+            "parent": self.parent and asdict(self.parent),
             "decision": self.decision,
             "reason": self.reason,
             "predicted": self.predicted,
+            "compression": self.compression,
+            "origins": [asdict(origin) for origin in self.inherited.origins],
             "digest": self.digest,
         }
         arrays = {name: self.chunks.column(name).combine_chunks() for name in PLAN_SCHEMA.names}
+        arrays |= {name: pa.array(values) for name, values in self.inherited.arrays().items()}
         arrays["sample_ids"] = pa.array(self.sample_ids)
         lists = {
             name: pa.LargeListArray.from_arrays(pa.array([0, len(values)], pa.int64()), values)
@@ -169,21 +201,26 @@ class Plan:
         """
         try:
             raw = json.loads(head)
+            if raw["format"] != _FORMAT:
+                raise CorruptDataError(f"the plan has format {raw['format']!r}, this foreshard reads {_FORMAT}")
             batch = pa.ipc.open_file(pa.BufferReader(body)).get_batch(0)
             lists: dict[str, Any] = {name: _values(batch.column(name)) for name in batch.schema.names}
             samples = np.asarray(lists.pop("sample_ids").to_numpy(), np.int64)
+            taken_over = {name: lists.pop(name).to_numpy() for name in INHERITED_ARRAYS}
             plan = cls(
                 generation=raw["generation"],
                 fingerprint=raw["fingerprint"],
                 strategy=raw["strategy"],
                 root_seed=raw["root_seed"],
                 nodes=tuple(raw["nodes"]),
-                parent=raw["parent"],
+                parent=raw["parent"] and LayoutRef(**raw["parent"]),
                 decision=raw["decision"],
                 reason=raw["reason"],
                 predicted=raw["predicted"],
                 chunks=pa.table(lists, schema=PLAN_SCHEMA),
                 sample_ids=samples,
+                inherited=Inherited.from_arrays([Origin(**origin) for origin in raw["origins"]], taken_over),
+                compression=raw["compression"],
             )
         except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
             raise CorruptDataError(f"these bytes are not a plan: {error}; plan the generation again") from error

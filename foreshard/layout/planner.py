@@ -144,21 +144,23 @@ def _build(
     scores: Mapping[str, float],
     table: pa.Table,
 ) -> PlanResult:
-    chunks, samples, assignment = place(inputs, best)
+    placed = place(inputs, best)
     draft = Plan(
         generation=inputs.generation,
         fingerprint=inputs.fingerprint,
         strategy=best.strategy,
         root_seed=inputs.root_seed,
         nodes=tuple(node.name for node in inputs.cluster.nodes),
-        parent=standing.plan.digest if standing is not None else None,
+        parent=standing.plan.ref if standing is not None else None,
         decision="bootstrap" if standing is None else "reshard",
         reason="",
         predicted={},
-        chunks=chunks,
-        sample_ids=samples,
+        chunks=placed.chunks,
+        sample_ids=placed.sample_ids,
+        inherited=placed.inherited,
+        compression=inputs.reshard.compression,
     )
-    return _finish(inputs, standing, draft, best.cost, assignment, scores, table)
+    return _finish(inputs, standing, draft, best.cost, placed.assignment, scores, table)
 
 
 def _keep(
@@ -170,7 +172,7 @@ def _keep(
     chunks = parent.chunks.set_column(parent.chunks.schema.get_field_index("heat"), "heat", heat)
     kept: Decision = "keep"
     draft = replace(
-        parent, generation=inputs.generation, parent=parent.digest, decision=kept, reason=reason, chunks=chunks
+        parent, generation=inputs.generation, parent=parent.ref, decision=kept, reason=reason, chunks=chunks
     )
     return _finish(inputs, standing, draft, standing.cost, rate_parent(inputs, parent), scores, table)
 

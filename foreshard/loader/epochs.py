@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from foreshard.access.log import AccessLogWriter
 from foreshard.access.markers import EpochMarker, read_marker, write_marker
 from foreshard.errors import LogError
+from foreshard.keys import LayoutRef
 from foreshard.loader.options import Logging
 from foreshard.prefetch.monitor import EpochStats
-from foreshard.shards.manifest import LayoutRef
 from foreshard.shards.repository import Repository
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from foreshard.errors import ConfigError, DeadlineError
+from foreshard.keys import LayoutRef
 from foreshard.loader.assembly import Assembler
 from foreshard.loader.batch import Batch
 from foreshard.loader.dealing import epoch_steps
@@ -20,7 +21,7 @@ from foreshard.loader.state import read_state, write_state
 from foreshard.prefetch.control import Tuning, adjust
 from foreshard.prefetch.monitor import min_hits
 from foreshard.prefetch.schedule import Touches
-from foreshard.shards.manifest import LayoutRef, Manifest
+from foreshard.shards.manifest import Manifest
 from foreshard.shards.repository import Repository
 from foreshard.splits import split_code
 

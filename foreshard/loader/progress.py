@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreshard.access.log import AccessLogWriter
+from foreshard.keys import LayoutRef
 from foreshard.loader.assembly import Assembled
 from foreshard.loader.options import LoaderOptions
 from foreshard.prefetch.monitor import EpochStats
 from foreshard.prefetch.traffic import Traffic
-from foreshard.shards.manifest import LayoutRef
 from foreshard.shards.repository import Repository
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 from foreshard.errors import ConfigError
 from foreshard.prefetch.prefetcher import Fetch
 from foreshard.shards.manifest import Manifest
+from foreshard.shards.reading import read_chunk
 from foreshard.shards.repository import Repository
 from foreshard.splits import split_code
 from foreshard.storage import ObjectStore
@@ -35,13 +36,11 @@ def wanted_columns(manifest: Manifest, columns: Sequence[str] | None) -> list[st
 
 def chunk_fetcher(store: ObjectStore, manifest: Manifest, columns: Sequence[str]) -> Fetch:
     """Return a function that reads one chunk: its byte range alone, verified, as views into the fetched bytes."""
-    starts, ends = manifest.starts, manifest.ends
     names = list(columns)
     whole = names == list(manifest.schema.names)
 
     def fetch(chunk: int) -> pa.RecordBatch:
-        raw = store.get_range(manifest.shard_key(chunk), int(starts[chunk]), int(ends[chunk]))
-        batch = manifest.decode(chunk, raw)
+        batch = read_chunk(store, manifest, chunk)
         return batch if whole else batch.select(names)
 
     return fetch

@@ -52,7 +52,7 @@ def build_prefetch(manifest: Manifest, forecast: pa.Table, node: int, budget: in
     chunks, nbytes = chunks[order], nbytes[order]
     # Every chunk is probably read at least once per epoch; what memory should hold is what is read most per byte.
     pinned = (np.cumsum(nbytes) <= budget) & (expected[order] > 0)
-    keys = np.array([shard.key for shard in manifest.header.shards], object)
+    keys = np.array([shard.key for shard in manifest.shards], object)
     columns: dict[str, Any] = {
         "order": np.arange(len(chunks), dtype=np.int32),
         "chunk": chunks.astype(np.int32),

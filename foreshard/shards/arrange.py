@@ -1,51 +1,47 @@
 """What follows from a plan alone, before any row is read: the seed of every chunk and the order of its rows."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foreshard.errors import PlanError
-from foreshard.shards.columns import binary_rows
-from foreshard.shards.metadata import generate_seed, order_digest, shuffle_rows
+from foreshard.layout.contents import Contents, shard_contents
+from foreshard.layout.plan import Plan
+from foreshard.shards.chunk_order import chunk_seeds, order_digests, stored_order
 from foreshard.source import Snapshot
 
-if TYPE_CHECKING:
-    from foreshard.layout.plan import Plan
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ChunkOrder:
-    """The chunks of a plan, seeded and shuffled.
+    """The M stored chunks of a plan, shard after shard, seeded and shuffled.
 
     Attributes:
-        shard: (C,) int64, dense shard number.
-        offsets: (C + 1,) int64, where each chunk begins in `stored`.
-        stored: (n,) int64, sample ids chunk after chunk, in stored order.
-        content_ids: (C, 16) uint8.
-        seeds: (C, 16) uint8.
-        orders: (C, 32) uint8, SHA-256 of each chunk's ids in stored order.
+        contents: which chunk each of them is.
+        offsets: (M + 1,) int64, where each begins in `stored`.
+        stored: int64, sample ids chunk after chunk, in stored order.
+        seeds: (M, 16) uint8.
+        place: (C,) int64, where the plan's chunks are among the M.
     """
 
-    shard: NDArray[np.int64]
+    contents: Contents
     offsets: NDArray[np.int64]
     stored: NDArray[np.int64]
-    content_ids: NDArray[np.uint8]
     seeds: NDArray[np.uint8]
-    orders: NDArray[np.uint8]
+    place: NDArray[np.int64]
 
-    def of_shard(self) -> list[NDArray[np.int64]]:
-        """Return the chunks of every shard, ascending."""
-        order = np.argsort(self.shard, kind="stable")
-        return np.split(order, np.flatnonzero(np.diff(self.shard[order])) + 1)
+    def rows_of(self, shard: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the sample ids of a shard in stored order, and where its chunks begin in them (with the end)."""
+        members = self.contents.members(shard)
+        bounds = self.offsets[members.start : members.stop + 1]
+        return self.stored[bounds[0] : bounds[-1]], bounds - bounds[0]
 
-    def ids(self, chunk: int) -> NDArray[np.int64]:
-        """Return a chunk's sample ids in stored order."""
-        return self.stored[self.offsets[chunk] : self.offsets[chunk + 1]]
+    def orders(self) -> NDArray[np.uint8]:
+        """Return the SHA-256 of the sample ids of each of the plan's chunks in stored order, shape (C, 32)."""
+        return order_digests(self.stored, self.offsets)[self.place]
 
 
-def check_plan_covers(plan: "Plan", snapshot: Snapshot) -> None:
+def check_plan_covers(plan: Plan, snapshot: Snapshot) -> None:
     """Check that a plan is for this snapshot, covers it exactly, and mixes neither nodes nor splits in a shard.
 
     Raises:
@@ -56,45 +52,35 @@ def check_plan_covers(plan: "Plan", snapshot: Snapshot) -> None:
             f"plan {plan.digest} is for snapshot {plan.fingerprint}, the reader has {snapshot.fingerprint}; "
             "take a new plan or open the plan's snapshot"
         )
-    rows = plan_column(plan, "rows")
+    rows = plan.column("rows").astype(np.int64)
     if (rows < 1).any() or int(rows.sum()) != len(plan.sample_ids):
         raise PlanError(f"plan {plan.digest} has chunks of {rows.sum()} rows and lists {len(plan.sample_ids)} samples")
-    if len(plan.sample_ids) != snapshot.rows or (np.sort(plan.sample_ids) != np.arange(snapshot.rows)).any():
+    counts = np.bincount(plan.sample_ids[plan.sample_ids >= 0], minlength=snapshot.rows)
+    if len(plan.sample_ids) != snapshot.rows or len(counts) != snapshot.rows or (counts != 1).any():
         raise PlanError(
             f"plan {plan.digest} lists {len(plan.sample_ids)} samples, not each of 0..{snapshot.rows - 1} exactly once"
         )
-    shard = plan_column(plan, "shard")
-    for what in ("node", "split"):
-        value = plan_column(plan, what)
-        order = np.lexsort((value, shard))
-        mixed = (np.diff(shard[order]) == 0) & (np.diff(value[order].astype(np.int64)) != 0)
-        if mixed.any():
-            raise PlanError(f"shard {shard[order][1:][mixed][0]} of plan {plan.digest} mixes chunks of several {what}s")
+    shard = plan.column("shard").astype(np.int64)
+    written = np.flatnonzero(shard >= plan.inherited.shards)
+    _check_pure(plan, shard[written], plan.column("node")[written], "node")
+    _check_pure(plan, shard, plan.column("split"), "split")
 
 
-def plan_column(plan: "Plan", name: str) -> NDArray[Any]:
-    """Return a column of the plan's chunk table."""
-    return plan.chunks.column(name).to_numpy()
+def _check_pure(plan: Plan, shard: NDArray[np.int64], value: NDArray[np.generic], what: str) -> None:
+    order = np.lexsort((value, shard))
+    mixed = (np.diff(shard[order]) == 0) & (np.diff(value[order].astype(np.int64)) != 0)
+    if mixed.any():
+        raise PlanError(f"shard {shard[order][1:][mixed][0]} of plan {plan.digest} mixes chunks of several {what}s")
 
 
-def order_chunks(plan: "Plan") -> ChunkOrder:
-    """Seed every chunk of a plan and shuffle its rows; a function of snapshot, membership, strategy and root seed."""
-    rows = plan_column(plan, "rows").astype(np.int64)
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(rows)])
-    content_ids = binary_rows(plan.chunks.column("content_id"))
-    stored = np.empty(len(plan.sample_ids), np.int64)
-    seeds = np.empty((len(rows), 16), np.uint8)
-    orders = np.empty((len(rows), 32), np.uint8)
-    for chunk, (start, end) in enumerate(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)):
-        seed = generate_seed(
-            content_ids[chunk].tobytes(),
-            fingerprint=plan.fingerprint,
-            strategy=plan.strategy,
-            root_seed=plan.root_seed,
-        )
-        ids = shuffle_rows(np.sort(plan.sample_ids[start:end]), seed)
-        stored[start:end] = ids
-        seeds[chunk] = np.frombuffer(seed, np.uint8)
-        orders[chunk] = np.frombuffer(order_digest(ids), np.uint8)
-    _, shard = np.unique(plan_column(plan, "shard"), return_inverse=True)
-    return ChunkOrder(shard, offsets, stored, content_ids, seeds, orders)
+def order_chunks(plan: Plan) -> ChunkOrder:
+    """Seed every chunk of a plan and shuffle its rows; a function of origin and membership."""
+    contents = shard_contents(plan)
+    everything = np.arange(len(contents.shard))
+    offsets = np.concatenate([[0], np.cumsum(contents.rows)]).astype(np.int64)
+    seeds = chunk_seeds(contents.content_ids, contents.origin[contents.shard], contents.origins)
+    stored = stored_order(contents.sample_ids(everything), offsets, seeds)
+    live = np.flatnonzero(contents.chunk >= 0)
+    place = np.empty(len(live), np.int64)
+    place[contents.chunk[live]] = live
+    return ChunkOrder(contents, offsets, stored, seeds, place)

@@ -1,8 +1,8 @@
-"""Put a manifest together from a plan, the order of its chunks and the shards as written."""
+"""Put a manifest together from a plan, the order of its chunks and the shards in place."""
 
 import platform
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,46 +10,43 @@ from numpy.typing import NDArray
 
 import foreshard
 from foreshard.errors import PlanError
+from foreshard.layout.plan import Plan
 from foreshard.seeding import ALGORITHM_VERSION
-from foreshard.shards.arrange import ChunkOrder, plan_column
+from foreshard.shards.arrange import ChunkOrder
+from foreshard.shards.codec import shard_schema
 from foreshard.shards.columns import fixed_binary
-from foreshard.shards.manifest import CHUNK_SCHEMA, INDEX_SCHEMA, Header, Manifest, ShardRef, part_ref, write_part
+from foreshard.shards.header import Header
+from foreshard.shards.manifest import CHUNK_SCHEMA, INDEX_SCHEMA, SHARD_SCHEMA, Manifest
 from foreshard.shards.metadata import consistency_table
+from foreshard.shards.parts import part_ref, write_part
+from foreshard.shards.shard_table import ShardTable
 
-if TYPE_CHECKING:
-    from foreshard.layout.plan import Plan
 
+@dataclass(frozen=True, eq=False)
+class Figures:
+    """What a manifest says of its C chunks beside where they lie; zeros if None.
 
-@dataclass(frozen=True)
-class PutShard:
-    """One shard as put: its reference, and the ranges and checksums of its chunks in order."""
+    Attributes:
+        access_counts: (C,) float64, draws counted when the layout was planned.
+        scores: (C,) float32, prediction score.
+    """
 
-    ref: ShardRef
-    ranges: NDArray[np.int64]
-    checksums: NDArray[np.uint64]
-    written: bool
+    access_counts: NDArray[np.float64] | None = None
+    scores: NDArray[np.float32] | None = None
 
 
 def assemble(
-    dataset: str,
-    plan: "Plan",
-    schema: pa.Schema,
-    chunks: ChunkOrder,
-    shards: list[PutShard],
-    *,
-    access_counts: NDArray[np.float64] | None,
-    scores: NDArray[np.float32] | None,
+    dataset: str, plan: Plan, schema: pa.Schema, chunks: ChunkOrder, table: ShardTable, figures: Figures
 ) -> Manifest:
-    """Return the manifest of a layout whose shards are written.
+    """Return the manifest of a layout whose shards are in place.
 
     Args:
         dataset: the dataset's name.
         plan: what was materialised.
-        schema: the chunks' schema.
+        schema: the source's schema.
         chunks: the plan's chunks, seeded and shuffled.
-        shards: in order of dense shard number, each with its chunks ascending.
-        access_counts: (C,) draws per chunk, zeros if None.
-        scores: (C,) prediction score per chunk, zeros if None.
+        table: where they lie.
+        figures: what else to say of them.
 
     Raises:
         PlanError: counts or scores are not one per chunk.
@@ -60,21 +57,13 @@ def assemble(
         "pyarrow": pa.__version__,
         "python": platform.python_version(),
     }
-    about = {"strategy": plan.strategy, "plan_digest": plan.digest, "fingerprint": plan.fingerprint, **versions}
-    nodes, groups = plan_column(plan, "node").astype(np.int32), plan_column(plan, "group").astype(np.int32)
-    metadata = consistency_table(
-        content_ids=chunks.content_ids,
-        seeds=chunks.seeds,
-        orders=chunks.orders,
-        groups=groups,
-        nodes=nodes,
-        rows=np.diff(chunks.offsets).astype(np.int32),
-        about=about,
-    )
-    table = write_part(_chunk_table(plan, chunks, shards, access_counts, scores))
-    index = write_part(_index(chunks))
-    consistency = write_part(metadata)
-    parts = {"manifest": table, "index": index, "consistency": consistency}
+    batches = {
+        "shards": _shards(table),
+        "index": pa.RecordBatch.from_arrays([pa.array(part) for part in sample_index(chunks)], schema=INDEX_SCHEMA),
+        "manifest": _chunk_table(plan, chunks, table, figures),
+        "consistency": _consistency(plan, chunks, versions),
+    }
+    parts = {kind: write_part(batch) for kind, batch in batches.items()}
     header = Header(
         dataset=dataset,
         generation=plan.generation,
@@ -84,44 +73,55 @@ def assemble(
         strategy=plan.strategy,
         root_seed=plan.root_seed,
         algorithm_version=ALGORITHM_VERSION,
-        rows=len(chunks.stored),
+        rows=len(plan.sample_ids),
+        chunks=plan.chunks.num_rows,
+        shards=chunks.contents.shards,
         nodes=tuple(plan.nodes),
-        schema_hex=schema.serialize().to_pybytes().hex(),
-        shards=tuple(shard.ref for shard in shards),
+        schema_hex=shard_schema(schema).serialize().to_pybytes().hex(),
         parts={kind: part_ref(kind, raw) for kind, raw in parts.items()},
         versions=versions,
     )
-    return Manifest(header, table, index, consistency)
+    return Manifest(header, parts)
 
 
-def _chunk_table(
-    plan: "Plan",
-    chunks: ChunkOrder,
-    shards: list[PutShard],
-    access_counts: NDArray[np.float64] | None,
-    scores: NDArray[np.float32] | None,
-) -> pa.RecordBatch:
-    count = len(chunks.shard)
-    order = np.concatenate(chunks.of_shard())
-    ranges = np.empty((count, 2), np.int64)
-    ranges[order] = np.concatenate([shard.ranges for shard in shards])
-    sums = np.empty(count, np.uint64)
-    sums[order] = np.concatenate([shard.checksums for shard in shards])
+def _shards(table: ShardTable) -> pa.RecordBatch:
+    shards = table.in_order()
+    digests = np.frombuffer(b"".join(bytes.fromhex(shard.ref.sha256) for shard in shards), np.uint8).reshape(-1, 32)
+    sizes = pa.array([shard.ref.size for shard in shards], pa.int64())
+    return pa.RecordBatch.from_arrays([fixed_binary(digests), sizes], schema=SHARD_SCHEMA)
+
+
+def _chunk_table(plan: Plan, chunks: ChunkOrder, table: ShardTable, figures: Figures) -> pa.RecordBatch:
+    count, place = plan.chunks.num_rows, chunks.place
     columns: list[Any] = [
         np.arange(count, dtype=np.int32),
-        chunks.shard.astype(np.int32),
-        ranges[:, 0],
-        ranges[:, 1],
-        np.diff(chunks.offsets).astype(np.int32),
-        plan_column(plan, "node").astype(np.int32),
-        plan_column(plan, "split").astype(np.uint8),
-        plan_column(plan, "group").astype(np.int32),
-        fixed_binary(chunks.seeds),
-        sums,
-        _per_chunk(access_counts, count, "access counts").astype(np.float64),
-        _per_chunk(scores, count, "scores").astype(np.float32),
+        plan.column("shard").astype(np.int32),
+        table.starts[place],
+        table.ends[place],
+        plan.column("rows").astype(np.int32),
+        plan.column("node").astype(np.int32),
+        plan.column("split").astype(np.uint8),
+        plan.column("group").astype(np.int32),
+        fixed_binary(chunks.seeds[place]),
+        table.checksums[place],
+        _per_chunk(figures.access_counts, count, "access counts").astype(np.float64),
+        _per_chunk(figures.scores, count, "scores").astype(np.float32),
     ]
+    assert (table.starts[place] >= 0).all()
     return pa.RecordBatch.from_arrays([pa.array(column) for column in columns], schema=CHUNK_SCHEMA)
+
+
+def _consistency(plan: Plan, chunks: ChunkOrder, versions: dict[str, str]) -> pa.RecordBatch:
+    contents, place = chunks.contents, chunks.place
+    return consistency_table(
+        content_ids=contents.content_ids[place],
+        seeds=chunks.seeds[place],
+        orders=chunks.orders(),
+        groups=plan.column("group").astype(np.int32),
+        nodes=plan.column("node").astype(np.int32),
+        rows=plan.column("rows").astype(np.int32),
+        about={"strategy": plan.strategy, "plan_digest": plan.digest, "fingerprint": plan.fingerprint, **versions},
+    )
 
 
 def _per_chunk(values: NDArray[Any] | None, count: int, what: str) -> NDArray[Any]:
@@ -132,10 +132,16 @@ def _per_chunk(values: NDArray[Any] | None, count: int, what: str) -> NDArray[An
     return values
 
 
-def _index(chunks: ChunkOrder) -> pa.RecordBatch:
-    rows = np.diff(chunks.offsets)
-    total = len(chunks.stored)
-    chunk_of, row_of = np.empty(total, np.int32), np.empty(total, np.int32)
-    chunk_of[chunks.stored] = np.repeat(np.arange(len(rows)), rows)
-    row_of[chunks.stored] = np.arange(total) - np.repeat(chunks.offsets[:-1], rows)
-    return pa.RecordBatch.from_arrays([pa.array(chunk_of), pa.array(row_of)], schema=INDEX_SCHEMA)
+def sample_index(chunks: ChunkOrder) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Return chunk and row of every sample, each of shape (n,).
+
+    Samples of retired chunks lie in one of the plan's chunks as well, and count there.
+    """
+    contents = chunks.contents
+    rows = contents.rows
+    live = np.repeat(contents.chunk >= 0, rows)
+    chunk = np.repeat(contents.chunk, rows)[live]
+    within = (np.arange(len(chunks.stored)) - np.repeat(chunks.offsets[:-1], rows))[live]
+    chunk_of, row_of = np.empty(len(chunk), np.int32), np.empty(len(chunk), np.int32)
+    chunk_of[chunks.stored[live]], row_of[chunks.stored[live]] = chunk, within
+    return chunk_of, row_of

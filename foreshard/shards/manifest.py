@@ -1,8 +1,6 @@
-"""The manifest: a small JSON header, a columnar chunk table and a sample-to-chunk index that need no parsing."""
+"""The manifest: columnar tables of chunks, shards and samples that need no parsing, behind a small JSON header."""
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Final
 
@@ -11,13 +9,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from foreshard.errors import CorruptDataError
-from foreshard.keys import DatasetKeys
+from foreshard.keys import DatasetKeys, LayoutRef
 from foreshard.shards.codec import checksum, decode_chunk
 from foreshard.shards.columns import binary_rows
-from foreshard.shards.sealed import seal, unseal
-
-FORMAT: Final = 1
-"""Version of the manifest's own layout."""
+from foreshard.shards.header import Header, ShardRef
 
 CHUNK_SCHEMA: Final = pa.schema(
     [
@@ -43,129 +38,30 @@ INDEX_SCHEMA: Final = pa.schema(
 """Columns of `index.arrow`, one row per sample in sample-id order."""
 
 
-@dataclass(frozen=True)
-class LayoutRef:
-    """Names one committed layout: a generation key and the digest of the plan it was made from."""
+SHARD_SCHEMA: Final = pa.schema(
+    [pa.field("sha256", pa.binary(32), nullable=False), pa.field("size", pa.int64(), nullable=False)]
+)
+"""Columns of `shards.arrow`, one row per shard object: digest of its content, which is its name, and bytes."""
 
-    generation: str
-    plan_digest: str
-
-    def __str__(self) -> str:
-        return f"{self.generation}/{self.plan_digest}"
-
-
-@dataclass(frozen=True)
-class ShardRef:
-    """A shard object: its key, the SHA-256 of its content (hexadecimal) and its size in bytes."""
-
-    key: str
-    sha256: str
-    size: int
-
-
-@dataclass(frozen=True)
-class PartRef:
-    """A part of the manifest beside the header: object name below the layout, SHA-256 and size in bytes."""
-
-    name: str
-    sha256: str
-    size: int
-
-
-@dataclass(frozen=True)
-class Header:
-    """What `manifest.json` holds: everything about a layout that is not per chunk or per sample.
-
-    Attributes:
-        dataset: the dataset's name.
-        generation: the generation key.
-        plan_digest: digest of the plan the shards were made from.
-        parent: digest of the plan that this one replaced, None for the first.
-        fingerprint: the snapshot's fingerprint.
-        strategy: name of the partitioning strategy.
-        root_seed: root of the chunk seeds.
-        algorithm_version: `seeding.ALGORITHM_VERSION` at the time of writing.
-        rows: number of samples.
-        nodes: node names; a chunk's `node` is a position here.
-        schema_hex: the chunks' serialised Arrow schema, in hexadecimal.
-        shards: the shard objects; a chunk's `shard` is a position here.
-        parts: the manifest's other objects by kind: `manifest`, `index` and `consistency`.
-        versions: libraries that wrote the layout.
-    """
-
-    dataset: str
-    generation: str
-    plan_digest: str
-    parent: str | None
-    fingerprint: str
-    strategy: str
-    root_seed: int
-    algorithm_version: int
-    rows: int
-    nodes: tuple[str, ...]
-    schema_hex: str
-    shards: tuple[ShardRef, ...]
-    parts: Mapping[str, PartRef]
-    versions: Mapping[str, str]
-    format: int = FORMAT
-
-    def to_json(self) -> bytes:
-        """Return the header as sealed JSON."""
-        return seal(asdict(self))
-
-    @classmethod
-    def from_json(cls, raw: bytes, key: str) -> "Header":
-        """Rebuild a header from `to_json`'s output.
-
-        Args:
-            raw: the bytes of `manifest.json`.
-            key: its object key, for error messages.
-
-        Raises:
-            CorruptDataError: the bytes are damaged, of another format version, or name objects outside the dataset.
-        """
-        body = unseal(raw, key)
-        if body.get("format") != FORMAT:
-            raise CorruptDataError(
-                f"{key!r} has manifest format {body.get('format')!r}, this foreshard reads {FORMAT}; upgrade foreshard"
-            )
-        try:
-            header = cls(**{**body, **_typed(body)})
-        except (KeyError, TypeError) as error:
-            raise CorruptDataError(
-                f"{key!r} lacks a field or has an unknown one: {error}; rebuild the layout"
-            ) from error
-        keys = DatasetKeys(header.dataset)
-        for shard in header.shards:
-            if shard.key != keys.shard(shard.sha256):
-                raise CorruptDataError(f"{key!r} names shard {shard.key!r}, which is not {keys.shard(shard.sha256)!r}")
-        return header
-
-
-def _typed(body: dict[str, Any]) -> dict[str, Any]:
-    """Give the header's nested JSON values their types back."""
-    return {
-        "nodes": tuple(body["nodes"]),
-        "shards": tuple(ShardRef(**shard) for shard in body["shards"]),
-        "parts": {kind: PartRef(**part) for kind, part in body["parts"].items()},
-    }
+REQUIRED: Final = ("manifest", "index", "shards")
+"""Parts without which a layout cannot be read."""
 
 
 class Manifest:
-    """A layout's chunk table and sample index, as views into the bytes they were read from.
+    """A layout's chunks, shards and samples, as views into the bytes they were read from.
 
     Nothing is parsed per chunk or per sample: opening costs the same for ten chunks and ten million, and the buffers
     may be memory-mapped.
 
     Args:
         header: the layout's header.
-        table: bytes of `manifest.arrow`.
-        index: bytes of `index.arrow`.
-        consistency: bytes of `consistency.arrow`; only a manifest that is about to be committed has them.
+        parts: bytes of the layout's parts by kind; `REQUIRED` ones, and all of them if it is about to be committed.
 
     Attributes:
         schema: schema of every chunk; the last column is `sample_id`.
-        shard_of: (C,) int32, position of the chunk's shard in `header.shards`.
+        shard_digests: (S, 32) uint8, SHA-256 of every shard object.
+        shard_sizes: (S,) int64, its bytes.
+        shard_of: (C,) int32, position of the chunk's shard in these.
         starts: (C,) int64, first byte of the chunk in its shard object.
         ends: (C,) int64, first byte after it.
         rows: (C,) int32, samples in the chunk.
@@ -183,20 +79,15 @@ class Manifest:
         CorruptDataError: a buffer does not have the columns or the length that the header implies.
     """
 
-    def __init__(
-        self, header: Header, table: pa.Buffer, index: pa.Buffer, consistency: pa.Buffer | None = None
-    ) -> None:
+    def __init__(self, header: Header, parts: Mapping[str, pa.Buffer]) -> None:
         self.header = header
-        self.table = table
-        self.index = index
-        self.consistency = consistency
+        self.parts = parts
         self.schema: pa.Schema = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(header.schema_hex)))
-        chunks = _read_part(table, CHUNK_SCHEMA, "manifest", header)
-        samples = _read_part(index, INDEX_SCHEMA, "index", header)
-        if samples.num_rows != header.rows:
-            raise CorruptDataError(
-                f"the sample index of layout {self.ref} has {samples.num_rows} rows, its header says {header.rows}"
-            )
+        chunks = _read_part(parts["manifest"], CHUNK_SCHEMA, "manifest", header, header.chunks)
+        samples = _read_part(parts["index"], INDEX_SCHEMA, "index", header, header.rows)
+        shards = _read_part(parts["shards"], SHARD_SCHEMA, "shards", header, header.shards)
+        self.shard_digests: NDArray[np.uint8] = binary_rows(shards.column("sha256"))
+        self.shard_sizes: NDArray[np.int64] = _view(shards, "size")
         self.shard_of: NDArray[np.int32] = _view(chunks, "shard")
         self.starts: NDArray[np.int64] = _view(chunks, "start_address")
         self.ends: NDArray[np.int64] = _view(chunks, "end_address")
@@ -217,7 +108,15 @@ class Manifest:
     @property
     def ref(self) -> LayoutRef:
         """What names this layout in the repository."""
-        return LayoutRef(self.header.generation, self.header.plan_digest)
+        return self.header.ref
+
+    @cached_property
+    def shards(self) -> tuple[ShardRef, ...]:
+        """The shard objects; a chunk's `shard_of` is a position here."""
+        keys = DatasetKeys(self.header.dataset)
+        digests = [bytes(digest).hex() for digest in self.shard_digests]
+        sizes = self.shard_sizes.tolist()
+        return tuple(ShardRef(keys.shard(sha256), sha256, size) for sha256, size in zip(digests, sizes, strict=True))
 
     @cached_property
     def nbytes(self) -> NDArray[np.int64]:
@@ -226,7 +125,7 @@ class Manifest:
 
     def shard_key(self, chunk: int) -> str:
         """Return the object key of the shard that holds a chunk."""
-        return self.header.shards[self.shard_of[chunk]].key
+        return self.shards[self.shard_of[chunk]].key
 
     def decode(self, chunk: int, raw: memoryview | bytes | pa.Buffer) -> pa.RecordBatch:
         """Verify the checksum of a chunk's bytes and decode them without copying.
@@ -257,22 +156,8 @@ class Manifest:
         return batch
 
 
-def write_part(batch: pa.RecordBatch) -> pa.Buffer:
-    """Return one record batch as an Arrow IPC file: the form of every columnar part of a layout."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    return sink.getvalue()
-
-
-def part_ref(kind: str, raw: pa.Buffer) -> PartRef:
-    """Return the reference to a part. Its name holds its digest, so that a crashed attempt never blocks another."""
-    digest = hashlib.sha256(raw).hexdigest()
-    return PartRef(f"{kind}-{digest[:16]}.arrow", digest, raw.size)
-
-
-def _read_part(raw: pa.Buffer, schema: pa.Schema, kind: str, header: Header) -> pa.RecordBatch:
-    where = f"part {kind!r} of layout {header.generation}/{header.plan_digest}"
+def _read_part(raw: pa.Buffer, schema: pa.Schema, kind: str, header: Header, rows: int) -> pa.RecordBatch:
+    where = f"part {kind!r} of layout {header.ref}"
     try:
         reader = pa.ipc.open_file(pa.BufferReader(raw))
         batch = reader.get_batch(0)
@@ -280,6 +165,8 @@ def _read_part(raw: pa.Buffer, schema: pa.Schema, kind: str, header: Header) -> 
         raise CorruptDataError(f"{where} is not an Arrow file: {error}; materialise its plan again") from error
     if reader.num_record_batches != 1 or not batch.schema.equals(schema):
         raise CorruptDataError(f"{where} has the schema {batch.schema}, expected {schema}; materialise its plan again")
+    if batch.num_rows != rows:
+        raise CorruptDataError(f"{where} has {batch.num_rows} rows, the header says {rows}; materialise its plan again")
     return batch
 
 

@@ -1,109 +1,128 @@
-"""Execute a plan: read the source, shuffle every chunk by its own seed, encode shards and put them, create-only."""
+"""Execute a plan: take over what is in place, make the other shards from the source, and put them, create-only."""
 
-import hashlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
 
 from foreshard.errors import SourceError
 from foreshard.keys import DatasetKeys
+from foreshard.layout.migration import write_order
+from foreshard.layout.plan import Plan
 from foreshard.shards.arrange import ChunkOrder, check_plan_covers, order_chunks
-from foreshard.shards.assemble import PutShard, assemble
-from foreshard.shards.codec import SAMPLE_ID, checksum, encode_shard, shard_schema
-from foreshard.shards.manifest import Manifest, ShardRef
+from foreshard.shards.assemble import Figures, assemble
+from foreshard.shards.build import GroupTask, ShardTask, build_group
+from foreshard.shards.gather import Gatherer
+from foreshard.shards.journal import read_journal, write_journal
+from foreshard.shards.manifest import Manifest
+from foreshard.shards.shard_table import Base, PutShard, ShardTable, shards_of_base
 from foreshard.source import SourceReader
 from foreshard.storage import ObjectStore
 
-if TYPE_CHECKING:
-    from foreshard.layout.plan import Plan
-
-BATCH_BYTES: Final = 128 * 2**20
-"""Bytes of source rows taken at a time (at least one shard's). Memory peaks at about twice this, plus one row group
-of the source, plus `WORKERS` encoded shards."""
-
-WORKERS: Final = 4
-"""Shards encoded and put at a time."""
+GROUP_BYTES: Final = 32 << 20
+"""Bytes of source rows that shards are made from at a time (at least one shard's)."""
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
+class Execution:
+    """How a plan is executed; none of it changes a byte.
+
+    Attributes:
+        workers: groups of shards made at a time.
+        executor: where they are made; threads of this process if None. One that runs in other processes needs a store
+            that can be opened there, and sees spool files only on this machine.
+        group_bytes: see `GROUP_BYTES`. Memory peaks at about three times this for each worker.
+        spool: folder for rows that have to be rearranged; the system's temporary folder if None.
+    """
+
+    workers: int = 2
+    executor: Executor | None = None
+    group_bytes: int = GROUP_BYTES
+    spool: Path | None = None
+
+
+@dataclass(frozen=True)
 class Materialized:
-    """Outcome of a materialisation: the manifest to commit, and what was written or found there already."""
+    """Outcome of a materialisation: the manifest to commit, and what was written or found there already.
+
+    Attributes:
+        manifest: the layout, not yet committed.
+        written_bytes: bytes of shards sent.
+        reused_bytes: bytes of shards that were in place.
+        written_shards: number of shards sent.
+        reused_shards: number of shards that were in place.
+        seconds: wall time.
+    """
 
     manifest: Manifest
     written_bytes: int
     reused_bytes: int
     written_shards: int
     reused_shards: int
+    seconds: float
 
 
 def materialize(
     store: ObjectStore,
     keys: DatasetKeys,
-    plan: "Plan",
+    plan: Plan,
     reader: SourceReader,
     *,
-    access_counts: NDArray[np.float64] | None = None,
-    scores: NDArray[np.float32] | None = None,
+    bases: Sequence[Base] = (),
+    figures: Figures | None = None,
     progress: Progress | None = None,
-    batch_bytes: int = BATCH_BYTES,
+    execution: Execution | None = None,
 ) -> Materialized:
     """Write a plan's shards and return its manifest, not yet committed.
 
-    A shard's bytes follow from (snapshot, plan, algorithm version) alone; its key is their digest. Running this again
-    after a crash finds the finished shards in place.
+    A shard's bytes follow from (snapshot, plan, algorithm version) alone; its key is their digest. Shards that a base
+    holds are neither read nor made again, nor those that an interrupted attempt put.
 
     Args:
         store: where to put the shards.
         keys: names of the dataset's objects.
         plan: what to write.
         reader: the plan's snapshot, all columns.
-        access_counts: (C,) draws per chunk, for the manifest; zeros if left out.
-        scores: (C,) prediction score per chunk, for the manifest; zeros if left out.
+        bases: layouts whose shards may serve the plan, such as the one that it replaces.
+        figures: access counts and scores for the manifest; zeros if left out.
         progress: called from this thread with (finished shards, all shards).
-        batch_bytes: see `BATCH_BYTES`.
+        execution: how to go about it.
 
     Raises:
         PlanError: the plan is for another snapshot, or is no exact cover of it.
         SourceError: the reader leaves columns out, or the source has changed.
         StorageError: the store failed.
     """
+    began = time.perf_counter()
+    execution = execution or Execution()
     _check_columns(reader)
     check_plan_covers(plan, reader.snapshot)
     chunks = order_chunks(plan)
-    members = chunks.of_shard()
-    shards: dict[int, PutShard] = {}
-    with ThreadPoolExecutor(WORKERS, "materialize") as pool:
-        for batch in _batches(members, np.diff(chunks.offsets), _row_bytes(reader), batch_bytes):
-            wanted = np.sort(np.concatenate([chunks.ids(c) for s in batch for c in members[s].tolist()]))
-            rows = _gather(reader, wanted)
-            tasks = {pool.submit(_put_shard, store, keys, rows, wanted, chunks, members[s]): s for s in batch}
-            for number, shard in _finished(tasks):
-                shards[number] = shard
-                if progress:
-                    progress(len(shards), len(members))
-    in_order = [shards[s] for s in range(len(members))]
-    manifest = assemble(
-        keys.dataset,
-        plan,
-        shard_schema(reader.snapshot.schema),
-        chunks,
-        in_order,
-        access_counts=access_counts,
-        scores=scores,
-    )
-    written = [shard.ref.size for shard in in_order if shard.written]
-    reused = [shard.ref.size for shard in in_order if not shard.written]
-    return Materialized(manifest, sum(written), sum(reused), len(written), len(reused))
-
-
-# -- reading -------------------------------------------------------------------------------------------
+    table = ShardTable(chunks.contents)
+    for shard in _in_place(store, keys, plan, chunks, bases):
+        table.add(shard)
+    total = chunks.contents.shards
+    if progress and table.shards:
+        progress(len(table.shards), total)
+    todo = table.missing(write_order(chunks.contents))
+    for built in _build(store, keys, reader, chunks, todo, execution):
+        write_journal(store, keys, plan.ref, built)
+        for shard in built:
+            table.add(shard)
+            if progress:
+                progress(len(table.shards), total)
+    manifest = assemble(keys.dataset, plan, reader.snapshot.schema, chunks, table, figures or Figures())
+    written = [shard.ref.size for shard in table.shards.values() if shard.written]
+    reused = [shard.ref.size for shard in table.shards.values() if not shard.written]
+    seconds = time.perf_counter() - began
+    return Materialized(manifest, sum(written), sum(reused), len(written), len(reused), seconds)
 
 
 def _check_columns(reader: SourceReader) -> None:
@@ -112,82 +131,84 @@ def _check_columns(reader: SourceReader) -> None:
         raise SourceError(f"the reader leaves out the columns {', '.join(missing)}; shards hold all columns")
 
 
+def _in_place(
+    store: ObjectStore, keys: DatasetKeys, plan: Plan, chunks: ChunkOrder, bases: Sequence[Base]
+) -> list[PutShard]:
+    """Return the shards that the bases or an earlier attempt have put, if their objects are there in full."""
+    known = [shard for base in bases for shard in shards_of_base(chunks.contents, base)]
+    known += read_journal(store, keys, plan.ref)
+    if not known:
+        return []
+    sizes = {meta.key: meta.size for meta in store.list(keys.shards)}
+    return [shard for shard in known if sizes.get(shard.ref.key) == shard.ref.size]
+
+
+# -- the shards to make --------------------------------------------------------------------------------
+
+
+def _build(
+    store: ObjectStore,
+    keys: DatasetKeys,
+    reader: SourceReader,
+    chunks: ChunkOrder,
+    todo: list[int],
+    execution: Execution,
+) -> Iterator[list[PutShard]]:
+    """Yield shards as they are put, group after group."""
+    if not todo:
+        return
+    row_bytes = _row_bytes(reader)
+    tasks = [_shard_task(chunks, number) for number in todo]
+    groups = list(_groups(tasks, row_bytes, execution.group_bytes))
+    ids = [np.sort(np.concatenate([task.stored for task in group])) for group in groups]
+    with Gatherer(reader, ids, row_bytes, execution.spool).rows() as gathered:
+        work = (GroupTask(store, keys, rows, tuple(group)) for rows, group in zip(gathered, groups, strict=True))
+        if execution.executor is not None:
+            yield from _run(execution.executor, work, execution.workers)
+        else:
+            with ThreadPoolExecutor(execution.workers, "foreshard-build") as pool:
+                yield from _run(pool, work, execution.workers)
+
+
+def _run(pool: Executor, work: Iterator[GroupTask], workers: int) -> Iterator[list[PutShard]]:
+    """Yield results in order, with one group more under way than there are workers."""
+    running: deque[Future[list[PutShard]]] = deque()
+    try:
+        for task in work:
+            running.append(pool.submit(build_group, task))
+            if len(running) > workers:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+    finally:
+        for future in running:
+            future.cancel()
+
+
+def _shard_task(chunks: ChunkOrder, number: int) -> ShardTask:
+    stored, offsets = chunks.rows_of(number)
+    contents = chunks.contents
+    return ShardTask(number, stored, offsets, contents.origins[int(contents.origin[number])].compression)
+
+
 def _row_bytes(reader: SourceReader) -> float:
-    """Estimate the bytes of a row in memory from the source's first row group that has any."""
+    """Estimate the bytes of a row in memory from the source's first rows."""
     for _, table in reader.scan():
         if table.num_rows:
             return table.nbytes / table.num_rows + 8
     raise SourceError(f"source {reader.snapshot.url} has no row; there is nothing to materialise")
 
 
-def _batches(
-    members: list[NDArray[np.int64]], rows: NDArray[np.int64], row_bytes: float, limit: int
-) -> Iterator[list[int]]:
-    """Yield runs of shard numbers whose rows fit `limit` bytes together; a larger shard comes alone."""
-    batch: list[int] = []
+def _groups(tasks: list[ShardTask], row_bytes: float, limit: int) -> Iterator[list[ShardTask]]:
+    """Yield runs of shards whose rows fit `limit` bytes together; a larger shard comes alone."""
+    group: list[ShardTask] = []
     held = 0.0
-    for number, chunks in enumerate(members):
-        size = float(rows[chunks].sum()) * row_bytes
-        if batch and held + size > limit:
-            yield batch
-            batch, held = [], 0.0
-        batch.append(number)
+    for task in tasks:
+        size = len(task.stored) * row_bytes
+        if group and held + size > limit:
+            yield group
+            group, held = [], 0.0
+        group.append(task)
         held += size
-    if batch:
-        yield batch
-
-
-def _gather(reader: SourceReader, wanted: NDArray[np.int64]) -> pa.Table:
-    """Return the rows of ascending sample ids with plain types and their `sample_id`; each row group is read once."""
-    schema = shard_schema(reader.snapshot.schema)
-    names = reader.snapshot.schema.names
-    parts: list[pa.Table] = []
-    for start, table in reader.scan():
-        low, high = np.searchsorted(wanted, [start, start + table.num_rows])
-        if high - low == table.num_rows:
-            parts.append(table.select(names))
-        elif high > low:
-            parts.append(table.select(names).take(wanted[low:high] - start))
-    rows = pa.concat_tables([part.cast(schema.remove(len(names))) for part in parts])
-    if rows.num_rows != len(wanted):
-        raise SourceError(
-            f"source {reader.snapshot.url} gave {rows.num_rows} of {len(wanted)} rows; its files have changed since "
-            f"snapshot {reader.snapshot.fingerprint}; sources are immutable, add files instead"
-        )
-    return rows.append_column(schema.field(SAMPLE_ID), pa.chunked_array([pa.array(wanted)])).combine_chunks()
-
-
-# -- writing -------------------------------------------------------------------------------------------
-
-
-def _put_shard(
-    store: ObjectStore,
-    keys: DatasetKeys,
-    rows: pa.Table,
-    wanted: NDArray[np.int64],
-    chunks: ChunkOrder,
-    members: NDArray[np.int64],
-) -> PutShard:
-    batches: list[pa.RecordBatch] = []
-    for chunk in members.tolist():
-        # `take` gives buffers of the chunk's own, holding nothing else: what `encode_shard` needs to be reproducible.
-        taken = rows.take(np.searchsorted(wanted, chunks.ids(chunk))).combine_chunks()
-        batches.append(taken.to_batches()[0])
-    raw, ranges = encode_shard(batches)
-    view = memoryview(raw).cast("B")  # obstore takes unsigned bytes only
-    sums = np.array([checksum(view[start:end]) for start, end in ranges], np.uint64)
-    digest = hashlib.sha256(view).hexdigest()
-    key = keys.shard(digest)
-    # The name is the digest of the content, so an object that is there need not be sent again.
-    written = not store.exists(key) and store.create(key, view)
-    return PutShard(ShardRef(key, digest, len(view)), np.array(ranges, np.int64), sums, written)
-
-
-def _finished(tasks: dict[Future[PutShard], int]) -> Iterator[tuple[int, PutShard]]:
-    """Yield (shard number, result) as tasks finish; if one fails, those that have not begun are dropped."""
-    try:
-        for task in as_completed(tasks):
-            yield tasks[task], task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
+    if group:
+        yield group

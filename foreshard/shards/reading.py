@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from foreshard.errors import ConfigError, CorruptDataError, ObjectNotFoundError, StorageError
 from foreshard.shards.manifest import Manifest
+from foreshard.shards.refetch import refetch
 from foreshard.storage import ObjectStore
 
 
@@ -36,12 +37,33 @@ def read_chunks(
         chunks = distinct[shards == shard]
         views = _read_ranges(store, manifest, shard, chunks)
         for chunk, raw in zip(chunks.tolist(), views, strict=True):
-            batches[chunk] = manifest.decode(chunk, raw)
+            batches[chunk] = _decode(store, manifest, chunk, raw)
     return [batches[chunk] for chunk in ids.tolist()]
 
 
+def read_chunk(store: ObjectStore, manifest: Manifest, chunk: int) -> pa.RecordBatch:
+    """Return one chunk from its byte range alone, verified.
+
+    Raises:
+        CorruptDataError: bytes that are not those that were written, however often they are read.
+        StorageError: the store failed.
+    """
+    start, end = int(manifest.starts[chunk]), int(manifest.ends[chunk])
+    key = manifest.shard_key(chunk)
+    return refetch(store, lambda: manifest.decode(chunk, store.get_range(key, start, end)))
+
+
+def _decode(store: ObjectStore, manifest: Manifest, chunk: int, raw: memoryview) -> pa.RecordBatch:
+    try:
+        return manifest.decode(chunk, raw)
+    except CorruptDataError:
+        if store.local:
+            raise
+        return read_chunk(store, manifest, chunk)
+
+
 def _read_ranges(store: ObjectStore, manifest: Manifest, shard: int, chunks: NDArray[np.int64]) -> list[memoryview]:
-    ref = manifest.header.shards[shard]
+    ref = manifest.shards[shard]
     ranges = list(zip(manifest.starts[chunks].tolist(), manifest.ends[chunks].tolist(), strict=True))
     what = f"shard {ref.key!r} of layout {manifest.ref} (chunks {chunks.tolist()[:8]})"
     return read_ranges(store, ref.key, ranges, size=ref.size, what=what)
@@ -69,9 +91,10 @@ def read_ranges(
         raise CorruptDataError(f"{what} is missing; materialise this layout's plan again") from error
     except StorageError as error:
         # Stores answer a range behind the end in different ways; only the object's size tells damage from trouble.
-        found = len(store.get(key))
-        if found == size:
+        found = store.head(key)
+        if found is None or found.size == size:
             raise
         raise CorruptDataError(
-            f"{what} has {found} bytes instead of {size}; delete the object and materialise this layout's plan again"
+            f"{what} has {found.size} bytes instead of {size}; delete the object and materialise this layout's plan "
+            "again"
         ) from error

@@ -1,6 +1,5 @@
 """What a dataset's layouts are made from: snapshots, splits and plans, recorded create-only."""
 
-import hashlib
 import json
 from dataclasses import asdict
 from typing import Final
@@ -10,10 +9,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from foreshard.errors import ConfigError, CorruptDataError, ObjectExistsError
-from foreshard.keys import DatasetKeys
+from foreshard.keys import DatasetKeys, LayoutRef
 from foreshard.layout.plan import Plan
-from foreshard.shards.manifest import LayoutRef, PartRef, part_ref
-from foreshard.shards.reading import read_ranges
+from foreshard.shards.header import PartRef
+from foreshard.shards.parts import load_part, part_ref
+from foreshard.shards.refetch import refetch
 from foreshard.shards.sealed import seal, unseal
 from foreshard.source import Snapshot
 from foreshard.splits import decode_splits, encode_splits
@@ -103,23 +103,9 @@ def load_plan(store: ObjectStore, keys: DatasetKeys, ref: LayoutRef) -> Plan:
         CorruptDataError: it is damaged or is another plan.
     """
     key = keys.layout(ref.generation, ref.plan_digest, _PLAN)
-    body = unseal(store.get(key), key)
+    body = refetch(store, lambda: unseal(store.get(key), key))
     table = load_part(store, keys, ref, PartRef(**body["table"]))
     plan = Plan.from_bytes(json.dumps(body["plan"]).encode(), table.to_pybytes())
     if (plan.generation, plan.digest) != (ref.generation, ref.plan_digest):
         raise CorruptDataError(f"{key!r} holds plan {plan.generation}/{plan.digest}; restore it or plan again")
     return plan
-
-
-def load_part(store: ObjectStore, keys: DatasetKeys, ref: LayoutRef, part: PartRef) -> pa.Buffer:
-    """Return a part of a layout, verified; the bytes are not copied unless they are badly aligned.
-
-    Raises:
-        CorruptDataError: the part is missing or does not match its digest.
-    """
-    key = keys.layout(ref.generation, ref.plan_digest, part.name)
-    raw = read_ranges(store, key, [(0, part.size)], size=part.size, what=f"part {key!r} of layout {ref}")[0]
-    if hashlib.sha256(raw).hexdigest() != part.sha256:
-        raise CorruptDataError(f"{key!r} does not match its SHA-256; delete it and materialise plan {ref} again")
-    buffer = pa.py_buffer(raw)
-    return buffer if buffer.address % 8 == 0 else pa.py_buffer(bytes(raw))

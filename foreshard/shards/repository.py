@@ -1,28 +1,35 @@
 """The repository of one dataset: snapshots, plans, committed layouts and the pointer to the current one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from foreshard.errors import ConfigError, ConflictError, CorruptDataError, ObjectExistsError, ObjectNotFoundError
-from foreshard.keys import DatasetKeys, parse_generation_key
+from foreshard.keys import DatasetKeys, LayoutRef, parse_generation_key
 from foreshard.layout.plan import Plan
 from foreshard.shards import records
-from foreshard.shards.manifest import Header, LayoutRef, Manifest, PartRef
-from foreshard.shards.materialize import Materialized, Progress, materialize
-from foreshard.shards.pointer import Current, Published, move_pointer, read_pointer
+from foreshard.shards.assemble import Figures
+from foreshard.shards.header import Header, PartRef
+from foreshard.shards.journal import clear_journal
+from foreshard.shards.manifest import REQUIRED, Manifest
+from foreshard.shards.materialize import Execution, Materialized, Progress, materialize
+from foreshard.shards.parts import load_part
+from foreshard.shards.pointer import Current, Published, move_pointer, publications, read_pointer
 from foreshard.shards.reading import read_chunks
-from foreshard.shards.verify import VerifyReport, verify_layout
+from foreshard.shards.refetch import refetch
+from foreshard.shards.shard_table import Base
+from foreshard.shards.verify import Claims, VerifyReport, verify_layout
 from foreshard.source import Snapshot, SourceReader
 from foreshard.storage import ObjectStore
 
 __all__ = ["Current", "LayoutRef", "Manifest", "Materialized", "Published", "Repository", "VerifyReport"]
 
 _HEADER = "manifest.json"
-_COMMIT_ORDER = ("index", "manifest", "consistency")
-_BINDING = ("fingerprint", "strategy", "root_seed", "algorithm_version", "rows", "nodes", "schema_hex", "shards")
+_COMMIT_ORDER = ("dictionaries", "shards", "index", "manifest", "consistency")
+_BINDING = ("fingerprint", "strategy", "root_seed", "algorithm_version", "rows", "nodes", "schema_hex")
+_BINDING_PARTS = ("shards", "index", "dictionaries")
 
 
 class Repository:
@@ -67,15 +74,29 @@ class Repository:
         plan: Plan,
         reader: SourceReader,
         *,
-        access_counts: NDArray[np.float64] | None = None,
-        scores: NDArray[np.float32] | None = None,
+        figures: Figures | None = None,
         progress: Progress | None = None,
+        execution: Execution | None = None,
     ) -> Materialized:
-        """Record a plan and write its shards, to be committed then; see `foreshard.shards.materialize`."""
+        """Record a plan and write its shards, to be committed then; see `foreshard.shards.materialize`.
+
+        Shards of the layout that the plan replaces are taken over where they are the same.
+        """
         self.save_plan(plan)
         return materialize(
-            self.store, self.keys, plan, reader, access_counts=access_counts, scores=scores, progress=progress
+            self.store,
+            self.keys,
+            plan,
+            reader,
+            bases=self._bases(plan),
+            figures=figures,
+            progress=progress,
+            execution=execution,
         )
+
+    def _bases(self, plan: Plan) -> list[Base]:
+        known = [ref for ref in (plan.ref, plan.parent) if ref is not None and self.committed(ref)]
+        return [Base(self.load_plan(ref), self.open(ref)) for ref in known]
 
     def commit(self, manifest: Manifest) -> LayoutRef:
         """Make a materialised layout exist: write the manifest's parts, then `manifest.json`.
@@ -87,30 +108,38 @@ class Repository:
             ConflictError: the layout was committed with other shards.
             ConfigError: the manifest was opened from the repository, not materialised, and is not committed.
         """
-        ref, header = manifest.ref, manifest.header
+        ref = manifest.ref
         if self.committed(ref):
-            return self._same(header)
-        if manifest.consistency is None:
-            raise ConfigError(f"layout {ref} has no consistency metadata here; commit what `materialize` returned")
-        parts = {"index": manifest.index, "manifest": manifest.table, "consistency": manifest.consistency}
+            self._check_same(manifest.header)
+        else:
+            self._write(manifest)
+        clear_journal(self.store, self.keys, ref)
+        return ref
+
+    def _write(self, manifest: Manifest) -> None:
+        ref, header = manifest.ref, manifest.header
+        missing = sorted(set(header.parts) - set(manifest.parts))
+        if missing:
+            raise ConfigError(f"layout {ref} lacks {', '.join(missing)} here; commit what `materialize` returned")
         for kind in _COMMIT_ORDER:
-            self.store.create(self._key(ref, header.parts[kind].name), memoryview(parts[kind]).cast("B"))
+            if kind in header.parts:
+                part = memoryview(manifest.parts[kind]).cast("B")
+                self.store.create(self._key(ref, header.parts[kind].name), part)
         try:
             self.store.create(self._key(ref, _HEADER), header.to_json())
         except ObjectExistsError:
-            return self._same(header)
-        return ref
+            self._check_same(header)
 
-    def _same(self, header: Header) -> LayoutRef:
-        ref = LayoutRef(header.generation, header.plan_digest)
-        standing = self.header(ref)
-        for name in _BINDING:
-            if getattr(standing, name) != getattr(header, name):
+    def _check_same(self, header: Header) -> None:
+        standing = self.header(header.ref)
+        same = {name: (getattr(standing, name), getattr(header, name)) for name in _BINDING}
+        same |= {kind: (standing.parts.get(kind), header.parts.get(kind)) for kind in _BINDING_PARTS}
+        for name, (there, here) in same.items():
+            if there != here:
                 raise ConflictError(
-                    f"layout {ref} is committed with another {name} than this materialisation gave; the plan was not "
-                    "reproduced: compare the header's `versions`, and materialise under a new generation"
+                    f"layout {header.ref} is committed with another {name} than this materialisation gave; the plan "
+                    "was not reproduced: compare the header's `versions`, and materialise under a new generation"
                 )
-        return ref
 
     def committed(self, ref: LayoutRef) -> bool:
         """Whether a layout is complete and may be opened."""
@@ -123,6 +152,9 @@ class Repository:
             ObjectNotFoundError: the layout is not committed.
             CorruptDataError: the header is damaged or is another layout's.
         """
+        return refetch(self.store, lambda: self._header(ref))
+
+    def _header(self, ref: LayoutRef) -> Header:
         key = self._key(ref, _HEADER)
         try:
             raw = self.store.get(key)
@@ -131,12 +163,8 @@ class Repository:
                 f"layout {ref} is not committed in {self.store.url} ({key!r} is missing); materialise and commit it"
             ) from error
         header = Header.from_json(raw, key)
-        if (header.dataset, header.generation, header.plan_digest) != (
-            self.keys.dataset,
-            ref.generation,
-            ref.plan_digest,
-        ):
-            raise CorruptDataError(f"{key!r} is the header of {header.generation}/{header.plan_digest}; restore it")
+        if (header.dataset, header.ref) != (self.keys.dataset, ref):
+            raise CorruptDataError(f"{key!r} is the header of {header.ref} of dataset {header.dataset!r}; restore it")
         return header
 
     def open(self, ref: LayoutRef | None = None) -> Manifest:
@@ -158,7 +186,7 @@ class Repository:
                 )
             ref = current.ref
         header = self.header(ref)
-        return Manifest(header, self._part(ref, header.parts["manifest"]), self._part(ref, header.parts["index"]))
+        return Manifest(header, {kind: self._part(ref, header.parts[kind]) for kind in REQUIRED})
 
     def consistency(self, ref: LayoutRef) -> pa.RecordBatch:
         """Return a layout's consistency metadata (`CONSISTENCY_SCHEMA`), one row per chunk.
@@ -191,6 +219,10 @@ class Repository:
         found = read_pointer(self.store, self.keys)
         return found[0] if found else None
 
+    def publications(self) -> Iterator[Current]:
+        """Yield what the pointer ever said, newest first; see `foreshard.shards.pointer.publications`."""
+        return publications(self.store, self.keys)
+
     def publish(self, ref: LayoutRef) -> Published:
         """Make a committed layout current; see `foreshard.shards.pointer.move_pointer`.
 
@@ -206,7 +238,7 @@ class Repository:
         """Return chunks in the given order, verified; see `foreshard.shards.reading.read_chunks`."""
         return read_chunks(self.store, manifest, chunk_ids)
 
-    def verify(self, ref: LayoutRef) -> VerifyReport:
+    def verify(self, ref: LayoutRef, progress: Progress | None = None) -> VerifyReport:
         """Read a whole layout and check every claim it makes.
 
         Raises:
@@ -215,12 +247,12 @@ class Repository:
         """
         manifest = self.open(ref)
         splits = self.load_splits(manifest.header.fingerprint)
-        planned = self.load_plan(ref).chunk_of()
-        return verify_layout(self.store, manifest, self.consistency(ref), splits, planned)
+        claims = Claims(self.load_plan(ref), self.consistency(ref), splits)
+        return verify_layout(self.store, manifest, claims, progress=progress)
 
     # -- inside ----------------------------------------------------------------------------------------
     def _key(self, ref: LayoutRef, name: str) -> str:
         return self.keys.layout(ref.generation, ref.plan_digest, name)
 
     def _part(self, ref: LayoutRef, part: PartRef) -> pa.Buffer:
-        return records.load_part(self.store, self.keys, ref, part)
+        return load_part(self.store, self.keys, ref, part)

@@ -1,6 +1,9 @@
 """Check a committed layout against everything it claims: digests, exact cover, split purity, replayable seeds."""
 
 import hashlib
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -9,15 +12,21 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from foreshard.errors import CorruptDataError, ObjectNotFoundError
-from foreshard.layout.plan import chunk_content_ids
+from foreshard.keys import LayoutRef
+from foreshard.layout.plan import Plan
+from foreshard.shards.arrange import ChunkOrder, order_chunks
+from foreshard.shards.assemble import sample_index
 from foreshard.shards.codec import SAMPLE_ID
 from foreshard.shards.columns import binary_rows, hex_strings
-from foreshard.shards.manifest import LayoutRef, Manifest
-from foreshard.shards.metadata import generate_seed, order_digest, prng_states, shuffle_rows
+from foreshard.shards.header import ShardRef
+from foreshard.shards.manifest import Manifest
+from foreshard.shards.metadata import prng_states
+from foreshard.shards.refetch import refetch
 from foreshard.splits import SPLITS
 from foreshard.storage import ObjectStore
 
 _SHOWN: Final = 100
+_AT_A_TIME: Final = 2
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,21 @@ class VerifyReport:
         return not self.problems
 
 
+@dataclass(frozen=True)
+class Claims:
+    """What a layout is checked against.
+
+    Attributes:
+        plan: the recorded plan.
+        consistency: the layout's consistency metadata.
+        splits: (n,) uint8, split code of every sample of the snapshot.
+    """
+
+    plan: Plan
+    consistency: pa.RecordBatch
+    splits: NDArray[np.uint8]
+
+
 @dataclass
 class _Findings:
     """Problems so far, and how often each sample was seen."""
@@ -67,60 +91,70 @@ class _Findings:
 
 
 def verify_layout(
-    store: ObjectStore,
-    manifest: Manifest,
-    consistency: pa.RecordBatch,
-    splits: NDArray[np.uint8],
-    planned: NDArray[np.int32],
+    store: ObjectStore, manifest: Manifest, claims: Claims, *, progress: Callable[[int, int], None] | None = None
 ) -> VerifyReport:
     """Read every shard of a layout and compare it with the manifest, the metadata, the splits and the plan.
 
-    One shard is held in memory at a time.
+    Two shards are held in memory at a time.
 
     Args:
         store: holds the shards.
         manifest: the layout.
-        consistency: its consistency metadata.
-        splits: (n,) split code of every sample of the snapshot.
-        planned: (n,) chunk of every sample according to the recorded plan.
+        claims: what it is checked against.
+        progress: called from this thread with (checked shards, all shards).
     """
-    header = manifest.header
-    findings = _Findings(np.zeros(header.rows, np.int32))
-    _check_tables(findings, manifest, consistency, splits, planned)
+    shards = manifest.shards
+    findings = _Findings(np.zeros(manifest.header.rows, np.int32))
+    _check_tables(findings, manifest, claims)
     if findings.problems:  # nothing to compare the chunks with
-        return VerifyReport(manifest.ref, len(header.shards), len(manifest), 0, 0, findings.all())
-    orders = binary_rows(consistency.column("order_sha256"))
+        return VerifyReport(manifest.ref, len(shards), len(manifest), 0, 0, findings.all())
     by_shard = np.argsort(manifest.shard_of, kind="stable")
-    bounds = np.searchsorted(manifest.shard_of[by_shard], np.arange(len(header.shards) + 1))
-    for number, shard in enumerate(header.shards):
-        try:
-            raw = memoryview(store.get(shard.key))
-        except ObjectNotFoundError:
-            findings.add(f"shard {shard.key!r} is missing; materialise plan {header.plan_digest} again")
-            continue
-        findings.bytes += len(raw)
-        if hashlib.sha256(raw).hexdigest() != shard.sha256:
-            findings.add(f"shard {shard.key!r} does not match its SHA-256; delete it and materialise again")
-        for chunk in by_shard[bounds[number] : bounds[number + 1]].tolist():
-            _check_chunk(findings, manifest, chunk, raw, orders[chunk].tobytes(), splits)
+    bounds = np.searchsorted(manifest.shard_of[by_shard], np.arange(len(shards) + 1))
+    with ThreadPoolExecutor(_AT_A_TIME, "foreshard-verify") as pool:
+        # Read ahead, one beyond the one that is checked.
+        reads = deque(pool.submit(_read, store, shard) for shard in shards[:_AT_A_TIME])
+        for number in range(len(shards)):
+            raw, problem = reads.popleft().result()
+            if number + _AT_A_TIME < len(shards):
+                reads.append(pool.submit(_read, store, shards[number + _AT_A_TIME]))
+            findings.bytes += len(raw)
+            if problem:
+                findings.add(problem)
+            if raw:
+                for chunk in by_shard[bounds[number] : bounds[number + 1]].tolist():
+                    _check_chunk(findings, manifest, chunk, raw, claims.splits)
+            if progress:
+                progress(number + 1, len(shards))
     for what, wrong in (("no chunk", findings.seen == 0), ("several chunks", findings.seen > 1)):
         if wrong.any():
             findings.add(f"{wrong.sum()} samples are in {what}, the first is {wrong.argmax()}")
-    return VerifyReport(manifest.ref, len(header.shards), len(manifest), findings.rows, findings.bytes, findings.all())
+    return VerifyReport(manifest.ref, len(shards), len(manifest), findings.rows, findings.bytes, findings.all())
 
 
-def _check_tables(
-    findings: _Findings,
-    manifest: Manifest,
-    consistency: pa.RecordBatch,
-    splits: NDArray[np.uint8],
-    planned: NDArray[np.int32],
-) -> None:
+def _read(store: ObjectStore, shard: ShardRef) -> tuple[memoryview, str | None]:
+    """Return a shard's bytes, none if it is missing, and what is wrong with them."""
+
+    def read() -> memoryview:
+        raw = memoryview(store.get(shard.key))
+        if hashlib.sha256(raw).hexdigest() != shard.sha256:
+            raise CorruptDataError(f"shard {shard.key!r} does not match its SHA-256; delete it and materialise again")
+        return raw
+
+    try:
+        return refetch(store, read), None
+    except ObjectNotFoundError:
+        return memoryview(b""), f"shard {shard.key!r} is missing; materialise this layout's plan again"
+    except CorruptDataError as error:  # its chunks tell what the damage costs
+        return memoryview(store.get(shard.key)), str(error)
+
+
+def _check_tables(findings: _Findings, manifest: Manifest, claims: Claims) -> None:
+    consistency, splits, plan = claims.consistency, claims.splits, claims.plan
     if int(manifest.rows.sum()) != manifest.header.rows:
         findings.add(f"the chunks hold {manifest.rows.sum()} rows, the header says {manifest.header.rows}")
     if len(splits) != manifest.header.rows:
         findings.add(f"the snapshot has {len(splits)} samples, the layout {manifest.header.rows}")
-    if not np.array_equal(planned, manifest.chunk_of):
+    if not np.array_equal(plan.chunk_of(), manifest.chunk_of):
         findings.add("the sample index differs from the recorded plan")
     if consistency.num_rows != len(manifest):
         findings.add(f"the consistency metadata has {consistency.num_rows} chunks, the manifest {len(manifest)}")
@@ -128,15 +162,28 @@ def _check_tables(
         findings.add("the consistency metadata record other seeds than the manifest")
     elif not consistency.column("prng_state").equals(prng_states(manifest.seeds, manifest.rows)):
         findings.add("the consistency metadata record PRNG states that do not follow from the seeds")
+    if not findings.problems:
+        _replay(findings, manifest, consistency, order_chunks(plan))
+
+
+def _replay(findings: _Findings, manifest: Manifest, consistency: pa.RecordBatch, chunks: ChunkOrder) -> None:
+    """Derive seeds and orders anew from the plan, as a rebuild would."""
+    seeds = (chunks.seeds[chunks.place] != manifest.seeds).any(axis=1)
+    recorded = (chunks.orders() != binary_rows(consistency.column("order_sha256"))).any(axis=1)
+    _, row_of = sample_index(chunks)
+    ordered = np.zeros(len(manifest), np.bool_)
+    ordered[manifest.chunk_of[row_of != manifest.row_of]] = True
+    for wrong, what in (
+        (seeds, "has a seed that does not follow from its content"),
+        (recorded & ~seeds, "is not in the order that its consistency metadata records"),
+        (ordered & ~seeds & ~recorded, "is not indexed in the order that its seed gives"),
+    ):
+        for chunk in np.flatnonzero(wrong).tolist():
+            findings.add(f"chunk {chunk} of shard {manifest.shard_key(chunk)!r} {what}")
 
 
 def _check_chunk(
-    findings: _Findings,
-    manifest: Manifest,
-    chunk: int,
-    shard: memoryview,
-    order: bytes,
-    splits: NDArray[np.uint8],
+    findings: _Findings, manifest: Manifest, chunk: int, shard: memoryview, splits: NDArray[np.uint8]
 ) -> None:
     where = f"chunk {chunk} of shard {manifest.shard_key(chunk)!r}"
     try:
@@ -155,22 +202,3 @@ def _check_chunk(
         findings.add(f"{where} holds samples that the index places elsewhere")
     if (splits[ids] != manifest.splits[chunk]).any():
         findings.add(f"{where} is of split {SPLITS[manifest.splits[chunk]]!r} and holds samples of another")
-    if order_digest(ids) != order:
-        findings.add(f"{where} is not in the order that its consistency metadata records")
-    _replay(findings, manifest, chunk, ids, where)
-
-
-def _replay(findings: _Findings, manifest: Manifest, chunk: int, ids: NDArray[np.int64], where: str) -> None:
-    """Derive seed and order anew from the chunk's content, as a rebuild would."""
-    header = manifest.header
-    ascending = np.sort(ids)
-    seed = generate_seed(
-        bytes(chunk_content_ids(ascending, np.array([0, len(ids)]))[0]),
-        fingerprint=header.fingerprint,
-        strategy=header.strategy,
-        root_seed=header.root_seed,
-    )
-    if seed != manifest.seeds[chunk].tobytes():
-        findings.add(f"{where} has a seed that does not follow from its content")
-    elif not np.array_equal(shuffle_rows(ascending, seed), ids):
-        findings.add(f"{where} is not in the order that its seed gives")

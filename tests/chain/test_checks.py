@@ -98,7 +98,7 @@ def test_plan_for_other_nodes_fails(chain):
 
 
 def test_missing_shard_is_named(chain):
-    shard = chain.repository.open().header.shards[0]
+    shard = chain.repository.open().shards[0]
     chain.store.delete([shard.key])
     outcome = chain.check("shards", SECOND)
     assert not outcome.passed
@@ -107,7 +107,7 @@ def test_missing_shard_is_named(chain):
 
 def test_damaged_shard_is_named(chain):
     manifest = chain.repository.open()
-    shard = manifest.header.shards[0]
+    shard = manifest.shards[0]
     raw = bytearray(chain.store.get(shard.key))
     for chunk in np.flatnonzero(manifest.shard_of == 0):
         raw[(manifest.starts[chunk] + manifest.ends[chunk]) // 2] ^= 1

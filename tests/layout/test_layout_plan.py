@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from foreshard.config import ClusterConfig, NodeConfig, ReshardConfig
 from foreshard.errors import CorruptDataError, PlanError
+from foreshard.keys import LayoutRef
 from foreshard.layout import PLAN_SCHEMA, Plan, check_plan, chunk_content_ids, migration_steps
 from foreshard.layout.migration import migration_seconds, written_bytes
 from foreshard.layout.packing import deal_by_memory, pack_shards
@@ -60,8 +61,8 @@ def test_a_plan_survives_its_bytes():
 
 def test_the_digest_ignores_what_changes_no_byte():
     same = (
-        {"generation": "demo.e000008"}, {"parent": "0" * 32}, {"decision": "keep"}, {"reason": "other"},
-        {"predicted": {}}, {"heat": np.ones(5)}, {"group": np.array([0, 1, 2, 0, 0], np.int32)}, {"nodes": ("x", "y")},
+        {"generation": "demo.e000008"}, {"parent": LayoutRef("demo.e000000", "0" * 32)}, {"decision": "keep"},
+        {"reason": "other"}, {"predicted": {}}, {"heat": np.ones(5)}, {"group": np.array([0, 1, 2, 0, 0], np.int32)}, {"nodes": ("x", "y")},
     )  # fmt: skip
     for change in same:
         assert plan(**change).digest == plan().digest, change
@@ -79,7 +80,7 @@ def test_the_digest_follows_everything_that_changes_bytes():
 
 
 def test_digest_and_content_ids_stay_what_they_were():
-    assert plan().digest == "44c10fd241193af1e3b817568b5b08e4"
+    assert plan().digest == "e824c165523b2540a10771066572318d"
     ids = chunk_content_ids(np.array([5, 1, 3, 2], np.int64), np.array([0, 3, 4]))
     assert [i.hex() for i in ids] == [
         "3674fe966cac252d3ebe1d2eb71537a7",
@@ -190,9 +191,12 @@ def test_migration_reuses_writes_the_useful_first_and_retires_last():
     assert [(s["action"], s["shard"], s["node"], s["bytes"]) for s in steps] == [
         ("reuse", 1, 0, 10.0), ("reuse", 2, 1, 30.0), ("reuse", 4, 1, 20.0),
         ("write", 3, 1, 10.0), ("write", 0, 0, 30.0),  # 5 draws on 1 row before 9 on 3
-        ("retire", 0, 0, 40.0),
+        ("reassign", -1, 1, 10.0), ("retire", 0, 0, 40.0),
     ]  # fmt: skip
-    assert [s["step"] for s in steps] == list(range(6))
+    assert [s["step"] for s in steps] == list(range(7))
+    assert [(s["source"], s["target"]) for s in steps if s["action"] in ("reassign", "write")] == [
+        ("snapshot " + "ab" * 16, "shard 3 on b"), ("snapshot " + "ab" * 16, "shard 0 on a"), ("a", "b"),
+    ]  # fmt: skip
     assert written_bytes(migration_steps(old, new, 10.0)) == 40.0
     seconds = migration_seconds(migration_steps(old, new, 10.0), np.array([10.0, 5.0]), 0.5)
     assert seconds == pytest.approx(2 * max(30 / 10 + 0.5, 10 / 5 + 0.5))

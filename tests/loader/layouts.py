@@ -7,9 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from foreshard.keys import LayoutRef
 from foreshard.layout.plan import Plan, chunk_content_ids
 from foreshard.prefetch.manifest import build_prefetch, write_prefetch
-from foreshard.shards.manifest import LayoutRef, Manifest
+from foreshard.shards.manifest import Manifest
 from foreshard.shards.repository import Repository
 from foreshard.source import Snapshot, SourceReader, take_snapshot
 from foreshard.splits import assign_splits

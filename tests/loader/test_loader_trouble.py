@@ -51,13 +51,13 @@ def damage(dataset, change):
     """Change the bytes of every shard of the current layout; return their keys."""
     manifest = dataset.repository.open()
     folder = dataset.repository.store.filesystem()[1]
-    for shard in manifest.header.shards:
+    for shard in manifest.shards:
         with open(f"{folder}/{shard.key}", "r+b") as handle:  # noqa: PTH123
             raw = handle.read()
             handle.seek(0)
             handle.write(change(raw))
             handle.truncate()
-    return [shard.key for shard in manifest.header.shards]
+    return [shard.key for shard in manifest.shards]
 
 
 def test_a_corrupt_chunk_surfaces_naming_its_shard(dataset, troubled):

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from obstore.store import LocalStore
 
+from foreshard.keys import LayoutRef
 from foreshard.layout.plan import Plan, chunk_content_ids
-from foreshard.shards.manifest import LayoutRef
 from foreshard.shards.repository import Repository
 from foreshard.source import Snapshot, SourceReader, take_snapshot
 from foreshard.splits import assign_splits
@@ -54,7 +54,7 @@ def build_plan(
     chunk_rows: int = 10,
     shard_chunks: int = 4,
     order_seed: int = 0,
-    parent: str | None = None,
+    parent: LayoutRef | None = None,
 ) -> Plan:
     """Return a plan of shuffled samples in chunks of one size per split, dealt to nodes in turn."""
     splits = splits_of(snapshot)

@@ -9,11 +9,13 @@ import pyarrow as pa
 import pytest
 from shardkit import World, build_plan, flip_byte, make_world
 
-from foreshard.errors import CorruptDataError
+from foreshard.errors import ConfigError, CorruptDataError
 from foreshard.seeding import PrngState
 from foreshard.shards.columns import fixed_binary
-from foreshard.shards.manifest import CHUNK_SCHEMA, INDEX_SCHEMA, Header, LayoutRef, Manifest, ShardRef, write_part
+from foreshard.shards.header import Header
+from foreshard.shards.manifest import CHUNK_SCHEMA, INDEX_SCHEMA, SHARD_SCHEMA, LayoutRef, Manifest
 from foreshard.shards.metadata import prng_states
+from foreshard.shards.parts import write_part
 from foreshard.shards.sealed import seal, unseal
 
 VIEWS = (
@@ -28,7 +30,7 @@ def made(tmp_path) -> tuple[World, LayoutRef]:
     return world, world.make(build_plan(world.snapshot))
 
 
-def big_manifest(chunks: int) -> tuple[Header, pa.Buffer, pa.Buffer]:
+def big_manifest(chunks: int) -> tuple[Header, dict[str, pa.Buffer]]:
     count = np.arange(chunks)
     columns = [
         pa.array(np.zeros(chunks), field.type)
@@ -40,17 +42,18 @@ def big_manifest(chunks: int) -> tuple[Header, pa.Buffer, pa.Buffer]:
     samples = [pa.array(count, pa.int32()), pa.array(np.zeros(chunks), pa.int32())]
     index = write_part(pa.RecordBatch.from_arrays(samples, schema=INDEX_SCHEMA))
     schema = pa.schema([("sample_id", pa.int64())]).serialize().to_pybytes().hex()
-    shards = (ShardRef("data/shards/" + "0" * 2 + "/" + "0" * 64 + ".arrow", "0" * 64, 1),)
+    one = [fixed_binary(np.zeros((1, 32), np.uint8)), pa.array([1], pa.int64())]
+    shards = write_part(pa.RecordBatch.from_arrays(one, schema=SHARD_SCHEMA))
     header = Header(
-        "data", "r.e000001", "0" * 32, None, "0" * 32, "hash", 0, 1, chunks, ("a",), schema, shards, {}, {}
+        "data", "r.e000001", "0" * 32, None, "0" * 32, "hash", 0, 1, chunks, chunks, 1, ("a",), schema, {}, {}
     )  # fmt: skip
-    return header, table, index
+    return header, {"manifest": table, "index": index, "shards": shards}
 
 
 def test_opening_takes_no_memory_and_no_copy_per_chunk():
-    header, table, index = big_manifest(200_000)
+    header, parts = big_manifest(200_000)
     tracemalloc.start()
-    manifest = Manifest(header, table, index)
+    manifest = Manifest(header, parts)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 200_000, "one byte per chunk would be too much"
@@ -70,7 +73,7 @@ def test_opening_takes_no_memory_and_no_copy_per_chunk():
         "row_of",
     ]:
         view = getattr(manifest, name)
-        source = index if name in ("chunk_of", "row_of") else table
+        source = parts["index" if name in ("chunk_of", "row_of") else "manifest"]
         address = view.__array_interface__["data"][0]
         assert source.address <= address < source.address + source.size, name
         assert len(view) == 200_000
@@ -97,31 +100,38 @@ def test_header_survives_json(made):
     world, ref = made
     header = world.repository.header(ref)
     assert Header.from_json(header.to_json(), "key") == header
-    assert header.shards[0].key == world.repository.keys.shard(header.shards[0].sha256)
+    manifest = world.repository.open(ref)
+    assert header.shards == len(manifest.shards)
+    assert [shard.key for shard in manifest.shards] == [
+        world.repository.keys.shard(bytes(digest).hex()) for digest in manifest.shard_digests
+    ]
     assert header.nodes == ("node-0", "node-1")
 
 
-def test_a_header_naming_objects_outside_the_dataset_is_refused(made):
+def test_a_header_naming_parts_outside_its_layout_is_refused(made):
     world, ref = made
     header = world.repository.header(ref)
-    evil = replace(header, shards=(replace(header.shards[0], key="other/secret"), *header.shards[1:]))
-    with pytest.raises(CorruptDataError, match="'other/secret'"):
-        Header.from_json(evil.to_json(), "key")
+    evil = replace(header, parts={**header.parts, "index": replace(header.parts["index"], name="../../../secret")})
+    world.path(world.repository.keys.layout(ref.generation, ref.plan_digest, "manifest.json")).write_bytes(
+        evil.to_json()
+    )
+    with pytest.raises(ConfigError, match="'../../../secret'"):
+        world.repository.open(ref)
 
 
 def test_a_header_of_a_later_format_asks_for_an_upgrade(made):
     world, ref = made
-    later = replace(world.repository.header(ref), format=2)
-    with pytest.raises(CorruptDataError, match=r"format 2, this foreshard reads 1; upgrade"):
+    later = replace(world.repository.header(ref), format=3)
+    with pytest.raises(CorruptDataError, match=r"format 3, this foreshard reads 2; upgrade"):
         Header.from_json(later.to_json(), "key")
 
 
-@pytest.mark.parametrize("kind", ["manifest", "index"])
+@pytest.mark.parametrize("kind", ["manifest", "index", "shards"])
 def test_one_flipped_bit_in_a_part_is_noticed(made, kind):
     world, ref = made
     key = world.repository.keys.layout(ref.generation, ref.plan_digest, world.repository.header(ref).parts[kind].name)
-    flip_byte(world.path(key), 900)
-    with pytest.raises(CorruptDataError, match=f"{kind}-.*does not match its SHA-256"):
+    flip_byte(world.path(key), 500)
+    with pytest.raises(CorruptDataError, match=f"{kind}-.*does not match its digest"):
         world.repository.open(ref)
 
 

@@ -14,7 +14,8 @@ from shardkit import World, build_plan, make_world, sample_table, splits_of, wri
 
 from foreshard.errors import PlanError, SourceError
 from foreshard.layout.plan import Plan, chunk_content_ids
-from foreshard.shards.materialize import materialize
+from foreshard.shards.assemble import Figures
+from foreshard.shards.materialize import Execution, materialize
 from foreshard.shards.metadata import order_digest, shuffle_rows
 from foreshard.shards.repository import Repository
 from foreshard.source import Snapshot, SourceReader
@@ -32,10 +33,10 @@ def pinned(snapshot: Snapshot) -> Snapshot:
 def shard_digests(folder: Path, snapshot: Snapshot, plan: Plan, **options) -> list[str]:
     store = ObjectStore.open(folder.as_uri())
     made = materialize(store, Repository(store, "data").keys, plan, SourceReader(snapshot), **options)
-    assert [hashlib.sha256(store.get(s.key)).hexdigest() for s in made.manifest.header.shards] == [
-        s.sha256 for s in made.manifest.header.shards
+    assert [hashlib.sha256(store.get(s.key)).hexdigest() for s in made.manifest.shards] == [
+        s.sha256 for s in made.manifest.shards
     ]
-    return [shard.sha256 for shard in made.manifest.header.shards]
+    return [shard.sha256 for shard in made.manifest.shards]
 
 
 def test_golden_digest_of_a_layout(tmp_path):
@@ -66,10 +67,12 @@ def with_samples(plan: Plan, packed: np.ndarray) -> Plan:
 def test_bytes_do_not_depend_on_batches_row_groups_or_files(tmp_path):
     table = sample_table(200)
     plan, digests = None, []
-    for number, (files, row_group, batch_bytes) in enumerate([(1, 1000, 2**30), (3, 7, 1), (2, 64, 3000)]):
+    for number, (files, row_group, group_bytes) in enumerate([(1, 1000, 2**30), (3, 7, 1), (2, 64, 3000)]):
         snapshot = pinned(write_source(tmp_path / f"source{number}", table, files=files, row_group=row_group))
         plan = plan or build_plan(snapshot)
-        digests.append(shard_digests(tmp_path / f"store{number}", snapshot, plan, batch_bytes=batch_bytes))
+        digests.append(
+            shard_digests(tmp_path / f"store{number}", snapshot, plan, execution=Execution(group_bytes=group_bytes))
+        )
     assert digests[0] == digests[1] == digests[2]
     assert len(set(digests[0])) == len(digests[0])
 
@@ -169,11 +172,11 @@ def test_a_second_generation_writes_only_the_shards_that_changed(tmp_path):
     swapped[[0, 10]] = swapped[[10, 0]]  # chunks 0 and 1, on different nodes
     second = replace(with_samples(first, swapped), generation="demo.e000004")
     again = world.repository.materialize(second, world.reader())
-    assert (made.reused_shards, made.written_shards) == (0, len(made.manifest.header.shards))
+    assert (made.reused_shards, made.written_shards) == (0, len(made.manifest.shards))
     assert again.written_shards == 2
-    assert again.reused_shards == len(made.manifest.header.shards) - 2
-    new = {shard.key: shard.size for shard in again.manifest.header.shards}
-    old = {shard.key for shard in made.manifest.header.shards}
+    assert again.reused_shards == len(made.manifest.shards) - 2
+    new = {shard.key: shard.size for shard in again.manifest.shards}
+    old = {shard.key for shard in made.manifest.shards}
     assert again.written_bytes == sum(size for key, size in new.items() if key not in old)
     assert again.reused_bytes == sum(new.values()) - again.written_bytes
 
@@ -184,7 +187,7 @@ def test_progress_counts_shards_up_to_all_of_them(tmp_path):
     made = world.repository.materialize(
         build_plan(world.snapshot), world.reader(), progress=lambda done, total: steps.append((done, total))
     )
-    count = len(made.manifest.header.shards)
+    count = len(made.manifest.shards)
     assert steps == [(done, count) for done in range(1, count + 1)]
 
 
@@ -193,12 +196,12 @@ def test_counts_and_scores_reach_the_manifest(tmp_path):
     plan = build_plan(world.snapshot)
     count = plan.chunks.num_rows
     counts, scores = np.arange(count) * 1.5, np.linspace(0, 1, count).astype(np.float32)
-    made = world.repository.materialize(plan, world.reader(), access_counts=counts, scores=scores)
+    made = world.repository.materialize(plan, world.reader(), figures=Figures(counts, scores))
     manifest = world.repository.open(world.repository.commit(made.manifest))
     assert manifest.access_counts.tolist() == counts.tolist()
     assert manifest.scores.tolist() == scores.tolist()
     with pytest.raises(PlanError, match=f"scores have the shape .* each of the plan's {count} chunks"):
-        world.repository.materialize(plan, world.reader(), scores=scores[1:])
+        world.repository.materialize(plan, world.reader(), figures=Figures(scores=scores[1:]))
 
 
 def test_plans_that_do_not_fit_the_snapshot_are_refused(tmp_path):

@@ -9,8 +9,7 @@ from obstore.store import LocalStore
 from shardkit import World, build_plan, flip_byte, make_world
 
 from foreshard.errors import ConflictError, CorruptDataError
-from foreshard.keys import generation_key
-from foreshard.shards.manifest import LayoutRef
+from foreshard.keys import LayoutRef, generation_key
 from foreshard.shards.pointer import ATTEMPTS
 from foreshard.shards.repository import Repository
 from foreshard.storage import ObjectStore

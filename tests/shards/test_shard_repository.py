@@ -7,7 +7,8 @@ import pytest
 from shardkit import World, build_plan, flip_byte, make_world, splits_of
 
 from foreshard.errors import ConfigError, ConflictError, CorruptDataError, ObjectNotFoundError, StorageError
-from foreshard.shards.manifest import LayoutRef
+from foreshard.keys import LayoutRef
+from foreshard.shards.assemble import Figures
 from foreshard.shards.repository import Repository
 from foreshard.storage import ObjectStore
 
@@ -62,7 +63,7 @@ def test_everything_lies_below_the_datasets_prefix(made):
     keys = {meta.key for meta in world.store.list("")}
     assert keys
     assert all(key.startswith("data/") for key in keys)
-    assert {key.split("/")[1] for key in keys} == {"snapshots", "layouts", "shards", "current.json"}
+    assert {key.split("/")[1] for key in keys} == {"snapshots", "layouts", "shards", "publications", "current.json"}
 
 
 def test_committing_and_materialising_again_changes_nothing(made):
@@ -79,7 +80,7 @@ def test_the_first_commit_stands_where_only_counts_differ(made):
     world, ref = made
     plan = build_plan(world.snapshot)
     hot = np.full(plan.chunks.num_rows, 9.0)
-    again = world.repository.materialize(plan, world.reader(), access_counts=hot)
+    again = world.repository.materialize(plan, world.reader(), figures=Figures(hot))
     assert world.repository.commit(again.manifest) == ref
     assert not world.repository.open(ref).access_counts.any()
 
@@ -87,8 +88,9 @@ def test_the_first_commit_stands_where_only_counts_differ(made):
 def test_a_layout_committed_with_other_shards_is_a_conflict(made):
     world, _ = made
     made_again = world.repository.materialize(build_plan(world.snapshot), world.reader()).manifest
-    first, *rest = made_again.header.shards
-    made_again.header = replace(made_again.header, shards=(replace(first, size=first.size + 1), *rest))
+    parts = made_again.header.parts
+    other = {**parts, "shards": replace(parts["shards"], sha256="0" * 64)}
+    made_again.header = replace(made_again.header, parts=other)
     with pytest.raises(ConflictError, match="committed with another shards"):
         world.repository.commit(made_again)
 

@@ -8,8 +8,9 @@ import pytest
 from shardkit import World, build_plan, flip_byte, make_world, splits_of
 
 from foreshard.errors import CorruptDataError, ObjectNotFoundError
-from foreshard.shards.manifest import LayoutRef, Manifest
-from foreshard.shards.verify import VerifyReport, verify_layout
+from foreshard.keys import LayoutRef
+from foreshard.shards.manifest import Manifest
+from foreshard.shards.verify import Claims, VerifyReport, verify_layout
 from foreshard.splits import encode_splits
 
 
@@ -25,9 +26,11 @@ def check(world: World, ref: LayoutRef, **changed) -> VerifyReport:
     return verify_layout(
         world.store,
         manifest,
-        changed.get("consistency") or world.repository.consistency(ref),
-        changed.get("splits", splits_of(world.snapshot)),
-        changed.get("planned", build_plan(world.snapshot).chunk_of()),
+        Claims(
+            changed.get("plan") or world.repository.load_plan(ref),
+            changed.get("consistency") or world.repository.consistency(ref),
+            changed.get("splits", splits_of(world.snapshot)),
+        ),
     )
 
 
@@ -36,14 +39,14 @@ def test_a_sound_layout_has_no_problem_and_its_totals_are_reported(made):
     report = world.repository.verify(ref)
     manifest = world.repository.open(ref)
     assert report == VerifyReport(
-        ref, len(manifest.header.shards), len(manifest), 300, sum(s.size for s in manifest.header.shards), ()
+        ref, len(manifest.shards), len(manifest), 300, sum(s.size for s in manifest.shards), ()
     )
     assert report.ok
 
 
 def test_a_flipped_bit_between_the_chunks_is_found_by_the_shards_digest(made):
     world, ref = made
-    shard = world.repository.header(ref).shards[2]
+    shard = world.repository.open(ref).shards[2]
     flip_byte(world.path(shard.key), shard.size - 3)
     assert world.repository.verify(ref).problems == (
         f"shard {shard.key!r} does not match its SHA-256; delete it and materialise again",
@@ -93,11 +96,10 @@ def test_an_index_that_contradicts_chunks_or_plan_is_found(made):
     manifest = world.repository.open(ref)
     manifest.row_of = manifest.row_of.copy()
     manifest.row_of[17] += 1
-    [problem] = check(world, ref, manifest=manifest).problems
-    assert problem.endswith("holds samples that the index places elsewhere")
-    planned = build_plan(world.snapshot).chunk_of().copy()
-    planned[3] += 1
-    assert check(world, ref, planned=planned).problems == ("the sample index differs from the recorded plan",)
+    problems = check(world, ref, manifest=manifest).problems
+    assert problems[0].endswith("is not indexed in the order that its seed gives")
+    other = build_plan(world.snapshot, order_seed=5)
+    assert check(world, ref, plan=other).problems == ("the sample index differs from the recorded plan",)
 
 
 def test_a_sample_twice_is_found(made):
@@ -116,8 +118,7 @@ def test_a_sample_twice_is_found(made):
 def test_seeds_that_do_not_follow_from_the_content_are_found(made):
     world, ref = made
     manifest = world.repository.open(ref)
-    manifest.header = replace(manifest.header, root_seed=8)
-    problems = check(world, ref, manifest=manifest).problems
+    problems = check(world, ref, plan=replace(world.repository.load_plan(ref), root_seed=8)).problems
     assert len(problems) == len(manifest)
     assert all(problem.endswith("has a seed that does not follow from its content") for problem in problems)
 
@@ -159,8 +160,7 @@ def test_problems_are_capped_and_counted(tmp_path):
     plan = build_plan(world.snapshot, chunk_rows=2)
     ref = world.make(plan)
     manifest = world.repository.open(ref)
-    manifest.header = replace(manifest.header, root_seed=8)
-    problems = check(world, ref, manifest=manifest, planned=plan.chunk_of()).problems
+    problems = check(world, ref, plan=replace(plan, root_seed=8)).problems
     assert len(problems) == 101
     assert problems[-1] == f"and {len(manifest) - 100} problems more"
 

@@ -1,0 +1,178 @@
+"""Rows of the source, in any grouping, in bounded memory: every row group is read once where possible.
+
+A plan may scatter the rows of one source file over all shards. Rows are then spooled: one pass over the source deals
+them to one file for each group of shards on local disk, which is read back when its shards are made. Where each group's
+rows lie close together in the source, or fit memory, they are read directly.
+"""
+
+import logging
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from foreshard.errors import SourceError
+from foreshard.shards.codec import SAMPLE_ID, shard_schema
+from foreshard.source import SourceReader
+
+_WINDOW_ROWS: Final = 1 << 16
+_READ_TWICE: Final = 1.3
+"""Rows read over rows there are, up to which reading each group's rows from the source costs less than spooling all."""
+
+_HELD: Final = 64 << 20
+"""Bytes of dealt rows that wait in memory for being appended to their files."""
+
+_HEADROOM: Final = 1.1
+_log: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one group of shards, ascending by sample id: in memory, or in a spool file.
+
+    Attributes:
+        ids: (r,) int64.
+        table: the rows, `shard_schema`; None if they lie in `file`.
+        file: path of Arrow IPC streams of them, one after another.
+    """
+
+    ids: NDArray[np.int64]
+    table: pa.Table | None = None
+    file: str | None = None
+
+    def load(self) -> pa.Table:
+        """Return the rows as one contiguous table."""
+        if self.table is not None:
+            return self.table
+        assert self.file is not None
+        parts: list[pa.Table] = []
+        with pa.OSFile(self.file, "rb") as raw:
+            while raw.tell() < raw.size():
+                with pa.ipc.open_stream(raw) as stream:
+                    parts.append(stream.read_all())
+        return _whole(pa.concat_tables(parts), self.ids)
+
+
+class Gatherer:
+    """Hands out the rows of groups of shards.
+
+    Args:
+        reader: the snapshot, all columns.
+        groups: sample ids of each group, ascending.
+        row_bytes: bytes of a row in memory.
+        spool: folder for spool files; the system's temporary folder if None.
+    """
+
+    def __init__(
+        self, reader: SourceReader, groups: Sequence[NDArray[np.int64]], row_bytes: float, spool: Path | None = None
+    ) -> None:
+        self._reader, self._groups, self._row_bytes, self._spool = reader, groups, row_bytes, spool
+        self.schema = shard_schema(reader.snapshot.schema)
+
+    @contextmanager
+    def rows(self) -> Generator[Iterator[Rows]]:
+        """Yield an iterator over the groups' rows, in order; spool files live until the block ends.
+
+        Raises:
+            SourceError: the source does not have the rows any more.
+        """
+        if not self._must_spool():
+            yield (Rows(ids, table=self._read(ids)) for ids in self._groups)
+            return
+        with tempfile.TemporaryDirectory(prefix="foreshard-spool-", dir=self._spool) as folder:
+            files = [str(Path(folder) / f"{number}.arrows") for number in range(len(self._groups))]
+            self._deal(files)
+            yield (Rows(ids, file=file) for ids, file in zip(self._groups, files, strict=True))
+
+    def _must_spool(self) -> bool:
+        windows = [np.unique(ids // _WINDOW_ROWS) for ids in self._groups]
+        touched = sum(len(each) for each in windows)
+        if touched <= _READ_TWICE * len(np.unique(np.concatenate(windows))):
+            return False
+        wanted = sum(len(ids) for ids in self._groups) * self._row_bytes * _HEADROOM
+        folder = self._spool or Path(tempfile.gettempdir())
+        free = shutil.disk_usage(folder).free
+        if wanted > free:
+            _log.warning(
+                "%s has %d bytes free and the rows to rearrange need %d: the source is read %d times instead of once; "
+                "give a larger folder in TMPDIR",
+                folder,
+                free,
+                int(wanted),
+                len(self._groups),
+            )
+        return wanted <= free
+
+    def _read(self, ids: NDArray[np.int64]) -> pa.Table:
+        parts = [rows for _, rows in self._physical(ids)]
+        return _whole(pa.concat_tables(parts) if parts else self.schema.empty_table(), ids)
+
+    def _physical(self, wanted: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], pa.Table]]:
+        """Yield the wanted rows as they are stored, with their sample ids, scan by scan."""
+        names, stored = self._reader.snapshot.schema.names, self.schema.remove(len(self.schema) - 1)
+        for start, table in self._reader.scan():
+            low, high = np.searchsorted(wanted, [start, start + table.num_rows])
+            if low == high:
+                continue
+            ids = wanted[low:high]
+            rows = table.select(names)
+            if high - low < table.num_rows:
+                rows = rows.take(ids - start)
+            yield ids, rows.cast(stored).append_column(self.schema.field(SAMPLE_ID), pa.chunked_array([pa.array(ids)]))
+
+    def _deal(self, files: list[str]) -> None:
+        """Append every row to the file of its group, in one pass over the source."""
+        wanted = np.sort(np.concatenate(self._groups))
+        group_of = np.empty(len(wanted), np.int32)
+        for number, ids in enumerate(self._groups):
+            group_of[np.searchsorted(wanted, ids)] = number
+        spool, at = _Spool(files, self.schema), 0
+        for ids, rows in self._physical(wanted):
+            group = group_of[at : at + len(ids)]
+            at += len(ids)
+            order = np.argsort(group, kind="stable")
+            dealt = rows.take(order).combine_chunks()
+            bounds = np.flatnonzero(np.diff(group[order], prepend=-1))
+            for start, end in zip(bounds.tolist(), [*bounds[1:].tolist(), len(order)], strict=True):
+                spool.add(int(group[order[start]]), dealt.slice(start, end - start))
+        spool.flush()
+
+
+class _Spool:
+    """Files that rows are appended to, in pieces that a disk takes well; none stays open, however many there are."""
+
+    def __init__(self, files: list[str], schema: pa.Schema) -> None:
+        self._files, self._schema = files, schema
+        self._waiting: dict[int, list[pa.Table]] = defaultdict(list)
+        self._bytes = 0
+
+    def add(self, number: int, rows: pa.Table) -> None:
+        self._waiting[number].append(rows)
+        self._bytes += rows.nbytes
+        if self._bytes > _HELD:
+            self.flush()
+
+    def flush(self) -> None:
+        for number, tables in self._waiting.items():
+            with pa.OSFile(self._files[number], "ab") as raw, pa.ipc.new_stream(raw, self._schema) as stream:
+                for table in tables:
+                    stream.write_table(table)
+        self._waiting.clear()
+        self._bytes = 0
+
+
+def _whole(rows: pa.Table, ids: NDArray[np.int64]) -> pa.Table:
+    if rows.num_rows != len(ids):
+        raise SourceError(
+            f"the source gave {rows.num_rows} of {len(ids)} rows; its files have changed since the snapshot: sources "
+            "are immutable, put them back and add files instead"
+        )
+    return rows.combine_chunks()
