@@ -110,6 +110,16 @@ class ObjectStore:
             raise UnreachableError(f"{error}; check that the endpoint is an S3 server and the bucket's name") from error
         return cls(url, address.connect(), address)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Let another process open the same place, with the credentials of its own environment.
+
+        Raises:
+            ConfigError: a `memory://` store, which is in this process alone.
+        """
+        if isinstance(self._store, MemoryStore):
+            raise ConfigError(f"{self.url} cannot be opened by another process; use a file:// or s3:// store")
+        return _reopen, (self.url, self.endpoint)
+
     @property
     def local(self) -> bool:
         """Whether objects lie on this machine, so that a read is quicker than a network's round trip."""
@@ -328,6 +338,10 @@ class ObjectStore:
 
     def _errors(self, key: str) -> AbstractContextManager[None]:
         return translated(key, self.url, self._s3)
+
+
+def _reopen(url: str, endpoint: str | None) -> ObjectStore:
+    return ObjectStore.open(url, endpoint=endpoint)
 
 
 def _meta(raw: "RawMeta") -> ObjectMeta:

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from foreshard.errors import DeadlineError, ForeshardError
-from foreshard.keys import generation_key, parse_generation_key
-from foreshard.keys import LayoutRef
+from foreshard.keys import LayoutRef, generation_key, parse_generation_key
 from foreshard.shards.repository import Repository
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from examples.flights.model import COLUMNS, Classifier, features, labels
 from foreshard.config import ForeshardConfig
+from foreshard.keys import LayoutRef
 from foreshard.loader.batch import Batch
 from foreshard.loader.dealing import Place, epoch_steps
 from foreshard.loader.epochs import mark_epoch
@@ -21,7 +22,6 @@ from foreshard.loader.options import LoaderOptions, Logging
 from foreshard.loader.order import BlockShuffleOrder, WeightedOrder
 from foreshard.loader.reading import read_split
 from foreshard.prefetch.monitor import EpochStats
-from foreshard.keys import LayoutRef
 from foreshard.shards.repository import Repository
 from foreshard.splits import split_code
 

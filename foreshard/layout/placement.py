@@ -1,6 +1,6 @@
 """From a candidate to a plan: chunks of all splits, their nodes and their shards."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -14,9 +14,9 @@ from foreshard.layout.balance import AssignmentWeights, BalanceProblem
 from foreshard.layout.candidates import TRAIN, Candidate, PlanInputs
 from foreshard.layout.cost import expected_touches
 from foreshard.layout.inherited import Inherited
-from foreshard.layout.packing import deal_by_memory, pack_shards, shard_target
-from foreshard.layout.plan import PLAN_SCHEMA, Plan, chunk_content_ids, slots_in_turn, sort_inside_chunks
-from foreshard.layout.reuse import reuse_shards
+from foreshard.layout.packing import deal_by_memory, shard_target
+from foreshard.layout.plan import PLAN_SCHEMA, Plan, chunk_content_ids, sort_inside_chunks
+from foreshard.layout.reuse import pack_onto
 from foreshard.seeding import derive_seed
 from foreshard.splits import SPLITS
 from foreshard.strategies import cut_groups
@@ -82,7 +82,9 @@ def place(inputs: PlanInputs, chosen: Candidate) -> Placement:
     node = np.concatenate([assigned.node, *fixed]).astype(np.int32)
     split = np.repeat(np.arange(len(SPLITS), dtype=np.uint8), [len(part) for part in rows])
     rows_of = np.diff(offsets)
-    shard, inherited = _pack(inputs, split, node, rows_of * inputs.row_bytes, names)
+    parent = inputs.parent if inputs.parent and inputs.parent.fingerprint == inputs.fingerprint else None
+    target = shard_target(len(inputs.splits) * inputs.row_bytes, len(inputs.cluster.nodes))
+    shard, inherited = pack_onto(parent, node, split, rows_of * inputs.row_bytes, names, target)
     columns = {
         "chunk": pa.array(np.arange(len(rows_of), dtype=np.int32)),
         "split": pa.array(split),
@@ -120,28 +122,6 @@ def _free_memory(
             f"validation and test rows; it has {memory[short]:.0f}, give it more memory"
         )
     return free
-
-
-def _pack(
-    inputs: PlanInputs,
-    split: NDArray[np.uint8],
-    node: NDArray[np.int32],
-    nbytes: NDArray[np.float64],
-    names: list[bytes],
-) -> tuple[NDArray[np.int32], Inherited]:
-    """Return the shard of every chunk: an inherited one where the parent's shards hold it, else a new one."""
-    parent = inputs.parent if inputs.parent and inputs.parent.fingerprint == inputs.fingerprint else None
-    reuse = reuse_shards(parent, split, nbytes, names)
-    target = shard_target(len(inputs.splits) * inputs.row_bytes, len(inputs.cluster.nodes))
-    fresh = np.flatnonzero(reuse.shard < 0)
-    shard = reuse.shard.copy()
-    shard[fresh] = reuse.inherited.shards + pack_shards(
-        node[fresh], split[fresh], nbytes[fresh], [names[chunk] for chunk in fresh.tolist()], target
-    )
-    if not reuse.inherited.shards:
-        return shard, reuse.inherited
-    slot = np.where(reuse.shard < 0, slots_in_turn(shard), reuse.inherited.slot).astype(np.int32)
-    return shard, replace(reuse.inherited, slot=slot)
 
 
 def chunk_heat(inputs: PlanInputs, samples: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
 """Which shards of the layout in place the next one takes over: only chunks of new content are written."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from foreshard.layout.contents import shard_contents
 from foreshard.layout.inherited import Inherited
-from foreshard.layout.plan import Plan
+from foreshard.layout.packing import pack_shards
+from foreshard.layout.plan import Plan, slots_in_turn
 
 SPARE: Final = 0.08
 """Unchanged bytes that may be written again to leave mostly dead shards behind, over the bytes that must be written."""
@@ -33,6 +34,36 @@ class Reuse:
 
     shard: NDArray[np.int32]
     inherited: Inherited
+
+
+def pack_onto(
+    parent: Plan | None,
+    node: NDArray[np.int32],
+    split: NDArray[np.uint8],
+    nbytes: NDArray[np.float64],
+    content_ids: list[bytes],
+    target: int,
+) -> tuple[NDArray[np.int32], Inherited]:
+    """Return the shard of every chunk: an inherited one where the parent's shards hold it, else a new one.
+
+    Args:
+        parent: the plan of the layout in place, of the same snapshot; None where there is none.
+        node: (C,) node of each chunk.
+        split: (C,) its split.
+        nbytes: (C,) its bytes.
+        content_ids: C names of 16 bytes.
+        target: bytes that a new shard should not exceed by more than a chunk.
+    """
+    reuse = reuse_shards(parent, split, nbytes, content_ids)
+    fresh = np.flatnonzero(reuse.shard < 0)
+    shard = reuse.shard.copy()
+    shard[fresh] = reuse.inherited.shards + pack_shards(
+        node[fresh], split[fresh], nbytes[fresh], [content_ids[chunk] for chunk in fresh.tolist()], target
+    )
+    if not reuse.inherited.shards:
+        return shard, reuse.inherited
+    slot = np.where(reuse.shard < 0, slots_in_turn(shard), reuse.inherited.slot).astype(np.int32)
+    return shard, replace(reuse.inherited, slot=slot)
 
 
 def reuse_shards(

@@ -66,7 +66,7 @@ class Gatherer:
 
     Args:
         reader: the snapshot, all columns.
-        groups: sample ids of each group, ascending.
+        groups: distinct sample ids of each group, ascending.
         row_bytes: bytes of a row in memory.
         spool: folder for spool files; the system's temporary folder if None.
     """
@@ -116,7 +116,7 @@ class Gatherer:
         return _whole(pa.concat_tables(parts) if parts else self.schema.empty_table(), ids)
 
     def _physical(self, wanted: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], pa.Table]]:
-        """Yield the wanted rows as they are stored, with their sample ids, scan by scan."""
+        """Yield the rows of ascending ids, repeats included, as they are stored and with their ids, scan by scan."""
         names, stored = self._reader.snapshot.schema.names, self.schema.remove(len(self.schema) - 1)
         for start, table in self._reader.scan():
             low, high = np.searchsorted(wanted, [start, start + table.num_rows])
@@ -124,16 +124,17 @@ class Gatherer:
                 continue
             ids = wanted[low:high]
             rows = table.select(names)
-            if high - low < table.num_rows:
+            if not np.array_equal(ids, np.arange(start, start + table.num_rows)):
                 rows = rows.take(ids - start)
             yield ids, rows.cast(stored).append_column(self.schema.field(SAMPLE_ID), pa.chunked_array([pa.array(ids)]))
 
     def _deal(self, files: list[str]) -> None:
         """Append every row to the file of its group, in one pass over the source."""
-        wanted = np.sort(np.concatenate(self._groups))
-        group_of = np.empty(len(wanted), np.int32)
-        for number, ids in enumerate(self._groups):
-            group_of[np.searchsorted(wanted, ids)] = number
+        # A sample may be in several groups: in a chunk of the layout, and in retired ones.
+        wanted = np.concatenate(self._groups)
+        by_id = np.argsort(wanted, kind="stable")
+        wanted = wanted[by_id]
+        group_of = np.repeat(np.arange(len(files), dtype=np.int32), [len(ids) for ids in self._groups])[by_id]
         spool, at = _Spool(files, self.schema), 0
         for ids, rows in self._physical(wanted):
             group = group_of[at : at + len(ids)]

@@ -40,7 +40,8 @@ def write_journal(store: ObjectStore, keys: DatasetKeys, ref: LayoutRef, shards:
     ]
     raw = write_part(pa.RecordBatch.from_arrays(columns, schema=_SCHEMA))
     name = part_ref("journal", raw).name
-    store.create(keys.journal(ref.generation, ref.plan_digest, name), memoryview(raw).cast("B"))
+    # Replaced if it is there: a damaged record would block every further attempt.
+    store.put(keys.journal(ref.generation, ref.plan_digest, name), memoryview(raw).cast("B"))
 
 
 def read_journal(store: ObjectStore, keys: DatasetKeys, ref: LayoutRef) -> list[PutShard]:

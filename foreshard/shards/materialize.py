@@ -160,7 +160,7 @@ def _build(
     row_bytes = _row_bytes(reader)
     tasks = [_shard_task(chunks, number) for number in todo]
     groups = list(_groups(tasks, row_bytes, execution.group_bytes))
-    ids = [np.sort(np.concatenate([task.stored for task in group])) for group in groups]
+    ids = [np.unique(np.concatenate([task.stored for task in group])) for group in groups]
     with Gatherer(reader, ids, row_bytes, execution.spool).rows() as gathered:
         work = (GroupTask(store, keys, rows, tuple(group)) for rows, group in zip(gathered, groups, strict=True))
         if execution.executor is not None:

@@ -62,7 +62,8 @@ def test_a_plan_survives_its_bytes():
 def test_the_digest_ignores_what_changes_no_byte():
     same = (
         {"generation": "demo.e000008"}, {"parent": LayoutRef("demo.e000000", "0" * 32)}, {"decision": "keep"},
-        {"reason": "other"}, {"predicted": {}}, {"heat": np.ones(5)}, {"group": np.array([0, 1, 2, 0, 0], np.int32)}, {"nodes": ("x", "y")},
+        {"reason": "other"}, {"predicted": {}}, {"heat": np.ones(5)}, {"nodes": ("x", "y")},
+        {"group": np.array([0, 1, 2, 0, 0], np.int32)},
     )  # fmt: skip
     for change in same:
         assert plan(**change).digest == plan().digest, change

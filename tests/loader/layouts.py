@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from foreshard.keys import LayoutRef
 from foreshard.layout.plan import Plan, chunk_content_ids
 from foreshard.prefetch.manifest import build_prefetch, write_prefetch
 from foreshard.shards.manifest import Manifest
@@ -15,6 +15,9 @@ from foreshard.shards.repository import Repository
 from foreshard.source import Snapshot, SourceReader, take_snapshot
 from foreshard.splits import assign_splits
 from foreshard.storage import ObjectStore
+
+if TYPE_CHECKING:
+    from foreshard.keys import LayoutRef
 
 NODES = ("node0", "node1", "node2")
 

@@ -1,9 +1,10 @@
 """What the tests of shards share: small real sources, plans built directly, and a store that stops at a write."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,8 @@ import pyarrow.parquet as pq
 from obstore.store import LocalStore
 
 from foreshard.keys import LayoutRef
-from foreshard.layout.plan import Plan, chunk_content_ids
+from foreshard.layout.plan import Plan, chunk_content_ids, sort_inside_chunks
+from foreshard.layout.reuse import pack_onto
 from foreshard.shards.repository import Repository
 from foreshard.source import Snapshot, SourceReader, take_snapshot
 from foreshard.splits import assign_splits
@@ -103,6 +105,34 @@ def build_plan(
         predicted={},
         chunks=chunks,
         sample_ids=sample_ids,
+    )
+
+
+def successor(plan: Plan, generation: str, *, share: float, seed: int = 0, **changes: Any) -> Plan:
+    """Return a plan in which a share of the training chunks exchange samples; unchanged ones stay in their shards."""
+    rng = np.random.default_rng(seed)
+    train = np.flatnonzero(plan.column("split") == 0)
+    chosen = rng.choice(train, max(2, int(share * len(train))), replace=False)
+    ids = plan.sample_ids.copy()
+    at = plan.offsets[chosen]
+    ids[at] = ids[np.roll(at, 1)]
+    ids = sort_inside_chunks(ids, plan.offsets)
+    names = chunk_content_ids(ids, plan.offsets)
+    nbytes = plan.column("rows").astype(np.float64)
+    split, node = plan.column("split"), plan.column("node")
+    shard, inherited = pack_onto(plan, node, split, nbytes, names, int(nbytes.sum() / 8))
+    chunks = plan.chunks
+    for name, values in (("shard", pa.array(shard)), ("content_id", pa.array(names, pa.binary(16)))):
+        chunks = chunks.set_column(chunks.schema.get_field_index(name), name, values)
+    return replace(
+        plan,
+        generation=generation,
+        parent=plan.ref,
+        decision="reshard",
+        chunks=chunks,
+        sample_ids=ids,
+        inherited=inherited,
+        **changes,
     )
 
 

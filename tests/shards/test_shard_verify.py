@@ -1,6 +1,7 @@
 """`verify` notices whatever a layout claims and does not keep."""
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -9,9 +10,11 @@ from shardkit import World, build_plan, flip_byte, make_world, splits_of
 
 from foreshard.errors import CorruptDataError, ObjectNotFoundError
 from foreshard.keys import LayoutRef
-from foreshard.shards.manifest import Manifest
 from foreshard.shards.verify import Claims, VerifyReport, verify_layout
 from foreshard.splits import encode_splits
+
+if TYPE_CHECKING:
+    from foreshard.shards.manifest import Manifest
 
 
 @pytest.fixture
