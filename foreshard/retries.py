@@ -29,7 +29,7 @@ _TRANSIENT: Final = re.compile(
     r"HTTP error|error sending request|timed out|[Cc]onnection (reset|closed|refused)|status code: (5\d\d|429)"
     r"|BadDigest|XAmzContentChecksumMismatch|XAmzContentSHA256Mismatch|IncompleteBody|RequestTimeout|SlowDown"
     r"|InternalError|ServiceUnavailable|ConditionalRequestConflict|OperationAborted"
-    r"|NoSuchUpload|MalformedXML|InvalidPart|[Gg]ot invalid|[Ii]nvalid (list|multipart)|Error (getting|parsing)"
+    r"|NoSuchUpload|MalformedXML|InvalidPart|[Gg]ot invalid|Error getting"
 )
 _PERMANENT: Final = re.compile(r"NoSuchBucket|AccessDenied|SignatureDoesNotMatch|InvalidAccessKeyId")
 _REPEATED: Final = re.compile(r"after \d+ retries")

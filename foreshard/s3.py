@@ -4,6 +4,7 @@ Credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or else from 
 resolves it (profiles, SSO, web identity, container and instance roles). They are never part of a URL, stored or logged.
 """
 
+import logging
 import os
 from collections.abc import Generator
 from contextlib import closing, contextmanager
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from obstore.store import S3Config, S3Credential
     from pyarrow.fs import FileSystem
 
+_TALKATIVE: Final = ("auth", "client", "endpoint", "hooks", "httpsession", "parsers", "retryhandler", "awsrequest")
 _CREDENTIAL_LIFE: Final = timedelta(minutes=5)
 
 
@@ -108,6 +110,8 @@ class S3Address:
         import s3fs
         from pyarrow import fs
 
+        _silence_tokens()
+
         remote = s3fs.S3FileSystem(
             anon=_unsigned(),
             endpoint_url=self.endpoint,
@@ -139,6 +143,7 @@ class S3Address:
             s3={"addressing_style": "path"},
             signature_version=UNSIGNED if _unsigned() else None,
         )
+        _silence_tokens()
         _credential_provider()  # tells what to do if there are none
         session: Any = Session()
         client = session.create_client("s3", endpoint_url=self.endpoint, region_name=self.region, config=config)
@@ -151,6 +156,17 @@ class S3Address:
                 raise OSError(f"<Code>{told.get('Code')}</Code><Message>{told.get('Message')}</Message>") from error
             except BotoCoreError as error:
                 raise OSError(f"error sending request: {error}") from error
+
+
+def _without_token(record: logging.LogRecord) -> bool:
+    return "security-token" not in record.getMessage().lower()
+
+
+def _silence_tokens() -> None:
+    """Keep session tokens out of botocore's DEBUG logs: it writes the headers of requests there as they are sent."""
+    for package in ("botocore", "aiobotocore"):
+        for module in _TALKATIVE:
+            logging.getLogger(f"{package}.{module}").addFilter(_without_token)
 
 
 def _unsigned() -> bool:

@@ -45,7 +45,9 @@ def s3_uploads(address: S3Address, timeouts: Timeouts, prefix: str) -> list[Uplo
             for entry in page.get("Uploads", []):
                 key = str(entry["Key"])
                 if key.startswith(within):
-                    found.append(Upload(key.removeprefix(base), str(entry["UploadId"]), entry["Initiated"]))
+                    found.append(
+                        Upload(key.removeprefix(base), str(entry["UploadId"]), entry["Initiated"].astimezone(UTC))
+                    )
             following = {"KeyMarker": page.get("NextKeyMarker"), "UploadIdMarker": page.get("NextUploadIdMarker")}
             if not page.get("IsTruncated") or not following["KeyMarker"]:
                 break

@@ -137,6 +137,7 @@ class FaultProxy:
 
     Attributes:
         endpoint: the proxy's URL.
+        rates: as given; may be replaced while it runs.
         counts: how often each fault was injected.
         requests: how many requests were received.
     """
@@ -148,7 +149,7 @@ class FaultProxy:
             raise ValueError(f"the rates {rates} add up to more than 1")
         server = urlsplit(endpoint)
         self._server = (str(server.hostname), int(server.port or 80))
-        self._rates = dict(rates)
+        self.rates = dict(rates)
         self._random = random.Random(seed)  # noqa: S311
         self._stall = stall
         self._lock = threading.Lock()
@@ -220,7 +221,7 @@ class FaultProxy:
         with self._lock:
             self.requests += 1
             at, details = self._random.random(), random.Random(self._random.getrandbits(64))  # noqa: S311
-        for fault, rate in self._rates.items():
+        for fault, rate in self.rates.items():
             if at < rate:
                 return fault, details
             at -= rate
