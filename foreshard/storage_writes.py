@@ -57,11 +57,12 @@ class WritableStore(ReadableStore):
     def create(self, key: str, data: bytes | memoryview) -> bool:
         """Write an object unless it exists already.
 
-        Equal content counts as there, not as a conflict. An attempt that was carried out although its response was lost
-        makes the next one meet its own bytes: then this call wrote them.
+        Equal content counts as there, not as a conflict: an attempt that was carried out, but lost its response, makes
+        the next one meet its own bytes.
 
         Returns:
-            True if this call wrote the object, False if an object of equal content was there.
+            True if this call wrote the object, False if an object of equal content was there. A write whose response
+            was lost counts as there, so that of several writers of equal content one at most is told True.
 
         Raises:
             ObjectExistsError: an object of other content is there.
@@ -119,17 +120,17 @@ class WritableStore(ReadableStore):
             ConflictError: someone else wrote first.
         """
         with self._writing("swap", key):
-            if expected is None:
-                try:
+            try:
+                if not self.local:
+                    self._swap_remotely(key, data, "create" if expected is None else {"e_tag": expected})
+                elif expected is None:
                     self._put_if(key, data, "create")
-                except ObjectExistsError as error:
-                    raise ConflictError(
-                        f"{key!r} in {self.url} was created by someone else meanwhile; read it again"
-                    ) from error
-            elif not self.local:
-                self._put_if(key, data, {"e_tag": expected})
-            else:
-                self._swap_locally(key, data, expected)
+                else:
+                    self._swap_locally(key, data, expected)
+            except ObjectExistsError as error:
+                raise ConflictError(
+                    f"{key!r} in {self.url} was created by someone else meanwhile; read it again"
+                ) from error
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete objects; those that do not exist are passed over."""
@@ -184,6 +185,12 @@ class WritableStore(ReadableStore):
                 return
 
     def _put_if(self, key: str, data: bytes | memoryview, mode: "PutMode") -> None:
+        def upload() -> None:
+            obstore.put(self._patient, key, data, mode=mode, use_multipart=False)
+
+        self._attempt(key, upload)
+
+    def _swap_remotely(self, key: str, data: bytes, mode: "PutMode") -> None:
         """Put under a condition. An attempt that lost its answer makes the next one fail: the content tells."""
         lost = False
 
