@@ -4,11 +4,14 @@ import fcntl
 import hashlib
 import os
 import re
+import secrets
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, unquote
+
+from obstore.exceptions import AlreadyExistsError
 
 from foreshard.errors import ConfigError, UnreachableError
 
@@ -43,10 +46,42 @@ def local_root(url: str, parts: SplitResult, *, must_exist: bool) -> Path:
     return folder
 
 
+def is_plain(key: str) -> bool:
+    """Whether an object's file has the name of its key, as obstore escapes other characters."""
+    return _PLAIN_KEY.fullmatch(key) is not None and ".." not in key
+
+
+def create_file(root: Path, key: str, data: bytes | memoryview) -> None:
+    """Write an object's file unless there is one, atomically; obstore's own put takes several times as long.
+
+    Like obstore, it first writes a file of the name and `#<number>`, which listings leave out and sweeps find.
+
+    Raises:
+        AlreadyExistsError: there is one.
+    """
+    path = root / key
+    staging = path.with_name(f"{path.name}#{secrets.randbelow(10**18)}")
+    try:
+        handle = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        with os.fdopen(handle, "wb", buffering=0) as file:
+            written, view = 0, memoryview(data)
+            while written < len(view):
+                written += file.write(view[written:])
+        os.link(staging, path)
+    except FileExistsError as error:
+        raise AlreadyExistsError(str(path)) from error
+    finally:
+        staging.unlink()
+
+
 def local_file(root: Path, key: str) -> Path | None:
     """Return the file of an object; None if there is none, or under a name that obstore escapes."""
     path = root / key
-    return path if _PLAIN_KEY.fullmatch(key) and ".." not in key and path.is_file() else None
+    return path if is_plain(key) and path.is_file() else None
 
 
 def read_range(root: Path, key: str, start: int, end: int) -> bytes | None:
@@ -54,7 +89,7 @@ def read_range(root: Path, key: str, start: int, end: int) -> bytes | None:
 
     Whatever is unusual (no such file, a short one, a name that obstore escapes) is None, and left to obstore.
     """
-    if not _PLAIN_KEY.fullmatch(key) or ".." in key:
+    if not is_plain(key):
         return None
     try:
         handle = os.open(f"{root}/{key}", os.O_RDONLY)

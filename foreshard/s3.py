@@ -1,10 +1,13 @@
-"""How an S3 bucket is reached: credentials, deadlines and the two clients (obstore for bytes, s3fs for tables).
+"""How an S3 bucket is reached: credentials, integrity, and the clients (obstore for bytes, s3fs for tables).
 
 Credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or else from the standard AWS chain as botocore
 resolves it (profiles, SSO, web identity, container and instance roles). They are never part of a URL, stored or logged.
 """
 
+import logging
 import os
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from obstore.store import S3Store
 
 from foreshard.errors import AccessDeniedError, ConfigError
+from foreshard.retries import FIRST_PAUSE, LONGEST_PAUSE, Timeouts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,13 +23,7 @@ if TYPE_CHECKING:
     from obstore.store import S3Config, S3Credential
     from pyarrow.fs import FileSystem
 
-_RETRIES: Final = 4
-_RETRY_SECONDS: Final = 8.0
-# A single-request upload counts as one silent read until it is answered, so this also bounds the time of a put.
-_READ_SECONDS: Final = 60.0
-_REQUEST_SECONDS: Final = 300.0
-_OPEN_SECONDS: Final = 5.0
-_CONNECT_SECONDS: Final = 3.0
+_TALKATIVE: Final = ("auth", "client", "endpoint", "hooks", "httpsession", "parsers", "retryhandler", "awsrequest")
 _CREDENTIAL_LIFE: Final = timedelta(minutes=5)
 
 
@@ -59,16 +57,27 @@ class S3Address:
         region = env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or region
         return cls(bucket, prefix.strip("/"), endpoint, region)
 
-    def connect(self, *, quick: bool = False) -> S3Store:
+    def connect(self, timeouts: Timeouts, *, patient: bool = False) -> S3Store:
         """Return an obstore client.
 
         Args:
-            quick: give up within seconds; for the check when a store is opened.
+            timeouts: the deadlines of its requests.
+            patient: wait as long as a write may be silent instead of a read.
 
         Raises:
             AccessDeniedError: there are no credentials.
         """
-        config: S3Config = {"region": self.region}
+        config: S3Config = {
+            "region": self.region,
+            # SeaweedFS stores an upload that was damaged on its way although the payload is signed, and refuses it only
+            # by a checksum; MinIO checks both. So the checksum is sent, and the payload's digest left out of the
+            # signature, which would only be a second SHA-256 of the same bytes.
+            "checksum_algorithm": "sha256",
+            "unsigned_payload": True,
+            # Neither server checks the body of a bulk delete: one wrong bit in it deletes another object. The key of a
+            # single delete is part of the signed URL.
+            "disable_bulk_delete": True,
+        }
         if self.endpoint:
             config["endpoint"] = self.endpoint
         return S3Store(
@@ -77,18 +86,23 @@ class S3Address:
             config=config,
             client_options={
                 "allow_http": True,
-                "connect_timeout": timedelta(seconds=_CONNECT_SECONDS),
-                "read_timeout": timedelta(seconds=_OPEN_SECONDS if quick else _READ_SECONDS),
-                "timeout": timedelta(seconds=_OPEN_SECONDS if quick else _REQUEST_SECONDS),
+                "connect_timeout": timedelta(seconds=timeouts.connect),
+                "read_timeout": timedelta(seconds=timeouts.write if patient else timeouts.read),
+                "timeout": timedelta(seconds=timeouts.request),
             },
             retry_config={
-                "max_retries": 1 if quick else _RETRIES,
-                "retry_timeout": timedelta(seconds=_OPEN_SECONDS if quick else _RETRY_SECONDS),
+                "max_retries": timeouts.retries,
+                "retry_timeout": timedelta(seconds=timeouts.retry),
+                "backoff": {
+                    "init_backoff": timedelta(seconds=FIRST_PAUSE),
+                    "max_backoff": timedelta(seconds=LONGEST_PAUSE),
+                    "base": 2,
+                },
             },
             credential_provider=_credential_provider(),
         )
 
-    def filesystem(self) -> "FileSystem":
+    def filesystem(self, timeouts: Timeouts) -> "FileSystem":
         """Return a pyarrow filesystem over s3fs; paths in it start with the bucket.
 
         Nothing is cached between calls: s3fs would share clients of other credentials and serve stale listings.
@@ -96,15 +110,63 @@ class S3Address:
         import s3fs
         from pyarrow import fs
 
+        _silence_tokens()
+
         remote = s3fs.S3FileSystem(
             anon=_unsigned(),
             endpoint_url=self.endpoint,
             client_kwargs={"region_name": self.region},
+            config_kwargs={"connect_timeout": timeouts.connect, "read_timeout": timeouts.write},
             use_listings_cache=False,
             skip_instance_cache=True,
         )
         handler: Any = fs.FSSpecHandler  # its stub misses methods, so it looks abstract
         return fs.PyFileSystem(handler(remote))
+
+    @contextmanager
+    def plain_client(self, timeouts: Timeouts) -> Generator[Any]:
+        """Open a botocore client, for requests that obstore does not make.
+
+        Raises:
+            AccessDeniedError: there are no credentials.
+            OSError: a request failed; its text is like that of obstore's errors, for `translated`.
+        """
+        from botocore import UNSIGNED
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.session import Session
+
+        config: Any = Config(
+            connect_timeout=timeouts.connect,
+            read_timeout=timeouts.write,
+            retries={"mode": "standard", "total_max_attempts": timeouts.retries + 1},
+            s3={"addressing_style": "path"},
+            signature_version=UNSIGNED if _unsigned() else None,
+        )
+        _silence_tokens()
+        _credential_provider()  # tells what to do if there are none
+        session: Any = Session()
+        client = session.create_client("s3", endpoint_url=self.endpoint, region_name=self.region, config=config)
+        with closing(client):
+            try:
+                yield client
+            except ClientError as error:
+                answer: Any = error.response
+                told = answer.get("Error", {})
+                raise OSError(f"<Code>{told.get('Code')}</Code><Message>{told.get('Message')}</Message>") from error
+            except BotoCoreError as error:
+                raise OSError(f"error sending request: {error}") from error
+
+
+def _without_token(record: logging.LogRecord) -> bool:
+    return "security-token" not in record.getMessage().lower()
+
+
+def _silence_tokens() -> None:
+    """Keep session tokens out of botocore's DEBUG logs: it writes the headers of requests there as they are sent."""
+    for package in ("botocore", "aiobotocore"):
+        for module in _TALKATIVE:
+            logging.getLogger(f"{package}.{module}").addFilter(_without_token)
 
 
 def _unsigned() -> bool:
