@@ -11,7 +11,10 @@ from foreshard.errors import SourceError
 from foreshard.source.verified import CACHE_BYTES, VerifiedFile
 
 LOAD_BYTES: Final = 64 << 20
-"""Compressed bytes of row groups that are read at once and held; a larger row group is streamed."""
+"""Compressed bytes of a row group that is held as a whole; a larger one is streamed."""
+
+_JOINT_BYTES: Final = 16 << 20
+"""Compressed bytes of small row groups that are read at once."""
 
 _STREAM_BUFFER: Final = 1 << 20
 _PROBE_ROWS: Final = 1024
@@ -106,12 +109,12 @@ class ParquetRows:
         )
 
     def _loads(self, groups: Sequence[int]) -> Iterator[list[int]]:
-        """Cut row groups into runs of `LOAD_BYTES` at most; a larger one comes alone."""
+        """Cut row groups into runs of `_JOINT_BYTES` at most; a larger one comes alone."""
         load: list[int] = []
         held = 0
         for group in groups:
             size = sum(end - start for start, end in self._ranges(group))
-            if load and held + size > LOAD_BYTES:
+            if load and held + size > min(_JOINT_BYTES, LOAD_BYTES):
                 yield load
                 load, held = [], 0
             load.append(group)

@@ -13,7 +13,7 @@ from foreshard.source.snapshot import Snapshot, check_columns
 from foreshard.source.verified import VerifiedFile
 from foreshard.storage import ObjectStore
 
-BATCH_BYTES: Final = 16 << 20
+BATCH_BYTES: Final = 32 << 20
 """About how many bytes a table of a scan has in memory."""
 
 

@@ -1,8 +1,10 @@
 """A source file as a file object that gives verified bytes only."""
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Final
 
 import numpy as np
@@ -113,11 +115,11 @@ class VerifiedFile:
         Raises:
             SourceError: a block keeps differing from its checksum, or cannot be read.
         """
+        self._held = sorted(ranges)
         aligned = [
-            (start - start % BLOCK_BYTES, min(block_count(end) * BLOCK_BYTES, self._size)) for start, end in ranges
+            (start - start % BLOCK_BYTES, min(block_count(end) * BLOCK_BYTES, self._size)) for start, end in self._held
         ]
         wanted = merge_ranges(aligned, gap=0)
-        self._held = wanted
         self._window = BLOCK_BYTES
         if self._store.local:  # system calls are cheap: reads follow as they come, without joining pieces of memory
             self._spans.clear()
@@ -174,16 +176,22 @@ class VerifiedFile:
     def _read_on(self, at: int, end: int) -> _Span:
         """Read from the byte `at` on: up to `end`, and further where the next reads will be."""
         start = at - at % BLOCK_BYTES
-        ahead = max([start + self._window, *(min(e, start + _AHEAD_BYTES) for s, e in self._held if s <= at < e)])
-        stop = min(block_count(max(end, ahead)) * BLOCK_BYTES, self._size)
+        ahead = max(end, start + self._window)
+        # A range that would not fit is left to a read of its own, which then need not be joined from two.
+        for low, high in self._held[bisect_right(self._held, at, key=itemgetter(1)) :]:
+            if low > ahead or high > max(end, start + _AHEAD_BYTES):
+                break
+            ahead = max(ahead, high)
+        stop = min(block_count(ahead) * BLOCK_BYTES, self._size)
         if not self._store.local:
             stop = min([stop, start + REQUEST_BYTES, *(span.start for span in self._spans if span.start > at)])
-        span = self._verified(start, stop)
-        self._spans.append(span)
-        kept = sum(span.end - span.start for span in self._spans)
-        while kept > self._limit and len(self._spans) > 1:
+        # Dropped before the read, so that it gets their memory: fresh pages cost more than the read itself.
+        kept = stop - start + sum(span.end - span.start for span in self._spans)
+        while kept > self._limit and self._spans:
             dropped = self._spans.pop(0)
             kept -= dropped.end - dropped.start
+        span = self._verified(start, stop)
+        self._spans.append(span)
         return span
 
     def _verified(self, start: int, end: int) -> _Span:

@@ -16,7 +16,6 @@ from sourcekit import FaultyStore, damage, random_table, upload, write
 from foreshard.errors import ConfigError, SourceError
 from foreshard.source import Snapshot, SourceReader, fetching, parquet, take_snapshot, taking
 from foreshard.source.checksums import BLOCK_BYTES, block_count
-from foreshard.storage import ObjectStore
 
 NO_FAULT = itertools.repeat(None)
 
@@ -272,9 +271,3 @@ def test_scan_and_take_give_what_pyarrow_reads(tmp_path_factory, rows, group, ba
     assert taken.schema.equals(expected.schema)
     assert taken.to_pylist() == [expected.slice(i, 1).to_pylist()[0] for i in ids]
     assert max(t.num_rows for _, t in parts) <= group
-
-
-def test_memory_stores_are_refused_as_before():
-    with pytest.raises(SourceError, match=r"holds no \.parquet file"):
-        take_snapshot("memory://")
-    assert ObjectStore.open("memory://").local
