@@ -98,6 +98,10 @@ class DatasetKeys:
         """Files, sizes, rows and schema of one state of the source."""
         return f"{self.dataset}/snapshots/{_digest(fingerprint)}/snapshot.json"
 
+    def blocks(self, fingerprint: str) -> str:
+        """Checksums of the blocks of the source's files: one Arrow column of uint64, bound by `snapshot.json`."""
+        return f"{self.dataset}/snapshots/{_digest(fingerprint)}/blocks.arrow"
+
     def splits(self, fingerprint: str) -> str:
         """Split of every sample: one Arrow column of uint8, in sample-id order."""
         return f"{self.dataset}/snapshots/{_digest(fingerprint)}/splits.arrow"

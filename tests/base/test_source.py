@@ -198,6 +198,7 @@ def test_a_scan_gives_every_row_once_in_order_of_ids(reader, frame):
     sizes = [table.num_rows for _, table in parts]
     assert [start for start, _ in parts] == np.cumsum([0, *sizes[:-1]]).tolist()
     assert max(sizes) == 50
+    assert all(table.schema.equals(reader.snapshot.schema) for _, table in parts)
     _assert_rows(pa.concat_tables([table for _, table in parts]).unify_dictionaries(), frame, np.arange(sum(PARTS)))
 
 
@@ -207,24 +208,6 @@ def test_only_the_columns_asked_for_are_read_in_their_order(folder, frame):
     assert found.column_names == ["late", "id"]
     _assert_rows(found, frame[["late", "id"]], [5, 300])
     assert reader.take(np.array([], np.int64)).column_names == ["late", "id"]
-
-
-def test_only_row_groups_that_hold_a_wanted_row_are_read(copy, frame):
-    snapshot = take_snapshot(copy.as_uri())
-    reader = SourceReader(snapshot)
-    # Bytes of a row group that is not asked for may be anything.
-    first = copy / "year=2013" / "part-00.parquet"
-    group = pq.ParquetFile(first).metadata.row_group(1)
-    start = group.column(0).dictionary_page_offset or group.column(0).data_page_offset
-    raw = bytearray(first.read_bytes())
-    raw[start : start + group.total_byte_size // 2] = bytes(group.total_byte_size // 2)
-    first.write_bytes(raw)
-    ids = [0, 49, 100, 136, 137, sum(PARTS) - 1]
-    _assert_rows(reader.take(np.array(ids)), frame, ids)
-    with pytest.raises(
-        SourceError, match=r"part-00\.parquet' .* is not readable as Parquet .*write it again or remove it"
-    ):
-        reader.take(np.array([70]))
 
 
 @pytest.mark.parametrize("ids", [[-1], [0, sum(PARTS)], [10**12]])

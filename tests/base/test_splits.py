@@ -9,8 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foreshard.errors import ConfigError
-from foreshard.splits import SPLITS, assign_splits, decode_splits, encode_splits, hash_keys, split_code
+from foreshard.errors import ConfigError, CorruptDataError
+from foreshard.splits import (
+    SPLITS,
+    assign_splits,
+    check_splits_stable,
+    decode_splits,
+    encode_splits,
+    hash_keys,
+    split_code,
+)
 
 GOLDEN = json.loads(Path(__file__).with_name("golden_seeding.json").read_text())
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
@@ -101,3 +109,47 @@ def test_codes_survive_being_written(codes):
     found = decode_splits(encode_splits(codes))
     assert found.dtype == np.uint8
     assert np.array_equal(found, codes)
+
+
+def test_codes_are_read_without_copying_them():
+    raw = encode_splits(np.arange(5000, dtype=np.uint8) % 3)
+    found = decode_splits(raw)
+    assert np.shares_memory(found, np.frombuffer(raw, np.uint8))
+
+
+def test_a_flipped_bit_never_moves_a_row():
+    codes = np.arange(40, dtype=np.uint8) % 3
+    raw = encode_splits(codes)
+    refused = 0
+    for position in range(len(raw)):
+        flipped = bytearray(raw)
+        flipped[position] ^= 1
+        try:
+            found = decode_splits(bytes(flipped))
+        except CorruptDataError:
+            refused += 1
+        else:  # in padding, or in what Arrow does not need
+            assert np.array_equal(found, codes), position
+    assert refused > 150
+
+
+def test_codes_without_a_digest_are_refused():
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    batch = pa.record_batch({"split": pa.array([0, 1], pa.uint8())})
+    with pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    raw = sink.getvalue().to_pybytes()
+    with pytest.raises(CorruptDataError, match="carry no digest"):
+        decode_splits(raw)
+    assert decode_splits(raw, verify=False).tolist() == [0, 1]
+
+
+def test_samples_that_moved_across_splits_are_named():
+    earlier = np.array([0, 1, 2, 0], np.uint8)
+    check_splits_stable(earlier, np.array([0, 1, 2, 0, 1, 1], np.uint8))
+    with pytest.raises(CorruptDataError, match=r"2 of 4 samples moved .* is sample 2, from test to train: set dataset"):
+        check_splits_stable(earlier, np.array([0, 1, 0, 1, 1], np.uint8))
+    with pytest.raises(CorruptDataError, match="splits of 3 samples, the earlier one of 4; it does not extend it"):
+        check_splits_stable(earlier, earlier[:3])
