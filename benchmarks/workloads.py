@@ -3,8 +3,9 @@
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -13,8 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from foreshard.layout.plan import Plan, chunk_content_ids
-from foreshard.source import Snapshot, take_snapshot
+from foreshard.keys import LayoutRef
+from foreshard.layout.inherited import Inherited
+from foreshard.layout.plan import Plan, chunk_content_ids, slots_in_turn, sort_inside_chunks
+from foreshard.layout.reuse import reuse_shards
+from foreshard.shards.repository import Materialized, Repository
+from foreshard.source import Snapshot, SourceReader, take_snapshot
+from foreshard.storage import ObjectStore
 
 SAMPLE_BYTES: Final = 25_000
 """Payload of one sample of the workload `samples`: about that of a small JPEG."""
@@ -83,40 +89,76 @@ def write_samples(folder: Path, rows: int, *, seed: int = 0) -> None:
                 writer.write_batch(pa.record_batch([payload, labels], schema=schema))
 
 
-def plan_for(
-    workload: Workload,
-    *,
-    generation: str = "bench.e000000",
-    parent: str | None = None,
-    order: NDArray[np.int64] | None = None,
-    nodes: int = 1,
-) -> Plan:
-    """Return a plan of a workload's shuffled samples in chunks and shards of one size, dealt to nodes in turn.
+# -- layouts -------------------------------------------------------------------------------------------
+
+
+def plan_for(workload: Workload) -> Plan:
+    """Return the first plan of a workload: its shuffled samples in chunks and shards of one size, on one node."""
+    return _plan(workload, workload.order, "bench.e000000", None)
+
+
+def successor(workload: Workload, parent: Plan, share: float) -> Plan:
+    """Return a plan in which scattered chunks have new content; it inherits shards as the planner's plans do.
+
+    Chunks are drawn in pairs, and the two of a pair exchange every other sample.
 
     Args:
-        workload: what to lay out.
-        generation: key of the generation.
-        parent: digest of the plan it replaces.
-        order: (n,) sample ids, cut into chunks in this order; the workload's own if left out.
-        nodes: how many nodes share the shards.
+        workload: what the parent lays out.
+        parent: the layout in place, from `plan_for`.
+        share: of the chunks, how many change; at least one pair does.
     """
-    order = workload.order if order is None else order
+    ids = parent.sample_ids.copy()
+    whole = len(ids) // workload.chunk_rows  # a shorter last chunk stays as it is
+    pairs = max(1, round(whole * share / 2))
+    drawn = np.random.default_rng(2).choice(whole, 2 * pairs, replace=False).reshape(pairs, 2)
+    positions = drawn[:, :, None] * workload.chunk_rows + np.arange(0, workload.chunk_rows, 2)
+    ids[positions[:, 0]], ids[positions[:, 1]] = ids[positions[:, 1]], ids[positions[:, 0]]
+    return _plan(workload, ids, "bench.e000001", parent)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A layout as made and committed, and the seconds that all of it took."""
+
+    ref: LayoutRef
+    made: Materialized
+    seconds: float
+
+
+def lay_out(workload: Workload, store: ObjectStore, plan: Plan | None = None) -> Outcome:
+    """Materialise and commit a plan, `plan_for`'s if left out, in the dataset `data` of a store.
+
+    What is done once per source is not timed: its snapshot, which reads every byte, and the plan.
+    """
+    plan = plan_for(workload) if plan is None else plan
+    splits = np.zeros(workload.snapshot.rows, np.uint8)
+    began = time.perf_counter()
+    repository = Repository(store, "data")
+    repository.save_snapshot(workload.snapshot, splits)
+    made = repository.materialize(plan, SourceReader(workload.snapshot))
+    ref = repository.commit(made.manifest)
+    return Outcome(ref, made, time.perf_counter() - began)
+
+
+def _plan(workload: Workload, order: NDArray[np.int64], generation: str, parent: Plan | None) -> Plan:
     total = len(order)
     count = -(-total // workload.chunk_rows)
     offsets = np.minimum(np.arange(count + 1, dtype=np.int64) * workload.chunk_rows, total)
-    ids = order[np.lexsort((order, np.arange(total) // workload.chunk_rows))]
-    shard = (offsets[:-1] // workload.shard_rows).astype(np.int32)
+    ids = sort_inside_chunks(order, offsets)
     rows = np.diff(offsets).astype(np.int32)
+    names = chunk_content_ids(ids, offsets)
+    split = np.zeros(count, np.uint8)
+    shard, inherited = _pack(workload, parent, split, rows, names)
     chunks = pa.table(
         {
             "chunk": np.arange(count, dtype=np.int32),
-            "split": np.zeros(count, np.uint8),
+            "split": split,
             "group": np.zeros(count, np.int32),
-            "node": (shard % nodes).astype(np.int32),
+            "node": np.zeros(count, np.int32),
             "shard": shard,
             "rows": rows,
             "heat": rows.astype(np.float64),
-            "content_id": pa.array(list(map(bytes, chunk_content_ids(ids, offsets))), pa.binary(16)),
+            "content_id": pa.array(names, pa.binary(16)),
         }
     )
     return Plan(
@@ -124,14 +166,33 @@ def plan_for(
         fingerprint=workload.snapshot.fingerprint,
         strategy="seeded_shuffle",
         root_seed=7,
-        nodes=tuple(f"node-{n}" for n in range(nodes)),
-        parent=parent,
+        nodes=("node-0",),
+        parent=parent.ref if parent else None,
         decision="reshard" if parent else "bootstrap",
         reason="benchmark",
         predicted={},
         chunks=chunks,
         sample_ids=ids,
+        inherited=inherited,
     )
+
+
+def _pack(
+    workload: Workload, parent: Plan | None, split: NDArray[np.uint8], rows: NDArray[np.int32], names: list[bytes]
+) -> tuple[NDArray[np.int32], Inherited]:
+    """Return the shard of every chunk as `foreshard.layout.placement` does, but with new shards of one size."""
+    reuse = reuse_shards(parent, split, rows.astype(np.float64), names)
+    fresh = reuse.shard < 0
+    first = np.cumsum(rows[fresh]) - rows[fresh]
+    shard = reuse.shard.copy()
+    shard[fresh] = reuse.inherited.shards + first // workload.shard_rows
+    if not reuse.inherited.shards:
+        return shard, reuse.inherited
+    slot = np.where(fresh, slots_in_turn(shard), reuse.inherited.slot).astype(np.int32)
+    return shard, replace(reuse.inherited, slot=slot)
+
+
+# -- sources -------------------------------------------------------------------------------------------
 
 
 def _workload(name: str, folder: Path, *, chunk_rows: int, shard_rows: int) -> Workload:
@@ -141,7 +202,7 @@ def _workload(name: str, folder: Path, *, chunk_rows: int, shard_rows: int) -> W
 
 
 def _made(name: str, fill: Callable[[Path], None]) -> Path:
-    """Return a folder below the temporary folder that `fill` filled, now or earlier; it is there whole or not at all."""
+    """Return a temporary folder that `fill` filled, now or earlier; it is there whole or not at all."""
     base = Path(tempfile.gettempdir()) / f"foreshard-bench-{os.getuid()}"
     folder = base / name
     if not folder.exists():
