@@ -58,7 +58,7 @@ class Workload:
 def samples(rows: int) -> Workload:
     """Return samples of 25 KB that do not compress, and an integer label, in Parquet files of 125 MB."""
     folder = _made(f"samples-{rows}", lambda partial: write_samples(partial, rows))
-    return _workload("samples", folder, chunk_rows=100, shard_rows=2_500)
+    return workload_of("samples", folder, chunk_rows=100, shard_rows=2_500)
 
 
 def tabular(rows: int | None = None) -> Workload:
@@ -69,7 +69,7 @@ def tabular(rows: int | None = None) -> Workload:
         partial.rmdir()
         prepare_source(partial, rows)
 
-    return _workload("tabular", _made(f"tabular-{rows or 'all'}", fill), chunk_rows=1_024, shard_rows=512 * 1_024)
+    return workload_of("tabular", _made(f"tabular-{rows or 'all'}", fill), chunk_rows=1_024, shard_rows=512 * 1_024)
 
 
 def write_samples(folder: Path, rows: int, *, seed: int = 0) -> None:
@@ -195,7 +195,8 @@ def _pack(
 # -- sources -------------------------------------------------------------------------------------------
 
 
-def _workload(name: str, folder: Path, *, chunk_rows: int, shard_rows: int) -> Workload:
+def workload_of(name: str, folder: Path, *, chunk_rows: int, shard_rows: int) -> Workload:
+    """Return the Parquet files of a folder as a workload, in an order that is the same in every run."""
     snapshot = take_snapshot(folder.as_uri())
     order = np.random.default_rng(1).permutation(snapshot.rows)
     return Workload(name, folder, snapshot, chunk_rows, shard_rows, order)
