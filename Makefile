@@ -1,6 +1,6 @@
 # foreshard: everything a person types. Needs Python 3.11 or newer, make and access to a Python package index.
 .DEFAULT_GOAL := help
-.PHONY: help setup run ui test check lint types defs format constraints clean
+.PHONY: help setup run ui bench test check lint types defs format constraints clean
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -26,6 +26,9 @@ run: .venv/.run ## train on 336,776 flights while Dagster re-shards them under t
 ui: .venv/.run ## look at the demo's assets, runs and plots in the Dagster UI
 	@$(BIN)/python -m examples.flights.ui --home $(FORESHARD_HOME) $(ARGS)
 
+bench: .venv-bench/.installed ## measure against peers: make bench ARGS="materialize --quick"
+	.venv-bench/bin/python -m benchmarks.$(or $(ARGS),materialize)
+
 test: .venv/.dev ## run every test; they start the servers they need
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
@@ -49,7 +52,7 @@ constraints: .venv/.dev ## pin every installed version in constraints.txt
 	$(BIN)/python tools/pin.py > constraints.partial && mv constraints.partial constraints.txt
 
 clean: ## remove the virtual environment and the demo's data
-	rm -rf .venv $(FORESHARD_HOME)
+	rm -rf .venv .venv-bench $(FORESHARD_HOME)
 
 .venv/.run: EXTRAS := dagster,demo
 .venv/.run: pyproject.toml constraints.txt | .venv/bin/uv
@@ -67,6 +70,19 @@ define install
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
 @touch $@
 endef
+
+# Peers need an older numpy than development does; PEERS come without their dependencies, see pyproject.toml.
+PEERS := mosaicml-streaming
+BENCH_PINS := -c benchmarks/constraints.txt
+
+.venv-bench/.installed: pyproject.toml benchmarks/constraints.txt | .venv/bin/uv
+	@echo "installing foreshard[bench] and $(PEERS)"
+	@test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	@for what in "-e .[bench]" "--no-deps $(PEERS)"; do \
+		$(BIN)/uv pip install --quiet --python .venv-bench/bin/python $(BENCH_PINS) $$what || \
+			.venv-bench/bin/python -m pip install --quiet $(BENCH_PINS) $$what || exit 1; \
+	done
+	@touch $@
 
 .venv/bin/uv:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; give it as make PYTHON=/path/to/python3"; exit 1; }
