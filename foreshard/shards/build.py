@@ -1,25 +1,18 @@
-"""Make the shards of one group from its rows and put them: the unit of work that threads, processes or nodes share."""
+"""Make the shards of one group from its rows: the unit of work that threads, processes or nodes share."""
 
-import hashlib
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from foreshard.keys import DatasetKeys
-from foreshard.shards.codec import checksum, encode_shard
+from foreshard.shards.codec import encode_shard
 from foreshard.shards.gather import Rows
-from foreshard.shards.header import ShardRef
+from foreshard.shards.putting import Putter
 from foreshard.shards.shard_table import PutShard
 from foreshard.storage import ObjectStore
-
-_PUTS: Final = 8
-_IN_FLIGHT: Final = 64 << 20
-"""Encoded bytes of one group that may wait for the store, beside the shard that is being put."""
 
 
 @dataclass(frozen=True)
@@ -49,24 +42,25 @@ class GroupTask:
     shards: tuple[ShardTask, ...]
 
 
+def make_group(task: GroupTask, putter: Putter) -> list[Future[PutShard]]:
+    """Make the shards of a group in order and hand them to be put.
+
+    Raises:
+        SourceError: rows are missing.
+    """
+    table = task.rows.load()
+    return [putter.submit(shard.number, *_encode(table, task.rows.ids, shard)) for shard in task.shards]
+
+
 def build_group(task: GroupTask) -> list[PutShard]:
-    """Make and put the shards of a group, in order.
+    """Make and put the shards of a group, in a process that does nothing else.
 
     Raises:
         SourceError: rows are missing.
         StorageError: the store failed; shards that are in place stay there.
     """
-    table = task.rows.load()
-    done: list[PutShard] = []
-    waiting: deque[tuple[int, Future[PutShard]]] = deque()
-    with ThreadPoolExecutor(_PUTS, "foreshard-put") as pool:
-        for shard in task.shards:
-            raw, ranges = _encode(table, task.rows.ids, shard)
-            while waiting and sum(size for size, _ in waiting) + raw.size > _IN_FLIGHT:
-                done.append(waiting.popleft()[1].result())
-            waiting.append((raw.size, pool.submit(_put, task.store, task.keys, shard.number, raw, ranges)))
-        done += [future.result() for _, future in waiting]
-    return done
+    with Putter(task.store, task.keys) as putter:
+        return [future.result() for future in make_group(task, putter)]
 
 
 def _encode(table: pa.Table, ids: NDArray[np.int64], shard: ShardTask) -> tuple[pa.Buffer, list[tuple[int, int]]]:
@@ -76,14 +70,3 @@ def _encode(table: pa.Table, ids: NDArray[np.int64], shard: ShardTask) -> tuple[
         for start, end in zip(shard.offsets[:-1].tolist(), shard.offsets[1:].tolist(), strict=True)
     ]
     return encode_shard(batches)
-
-
-def _put(store: ObjectStore, keys: DatasetKeys, number: int, raw: pa.Buffer, ranges: list[tuple[int, int]]) -> PutShard:
-    view = memoryview(raw).cast("B")  # obstore takes unsigned bytes only
-    sums = np.array([checksum(view[start:end]) for start, end in ranges], np.uint64)
-    digest = hashlib.sha256(view).hexdigest()
-    key = keys.shard(digest)
-    # The name is the digest of the content, so an object that is there need not be sent again.
-    written = not store.exists(key) and store.create(key, view)
-    starts, ends = np.array(ranges, np.int64).T
-    return PutShard(number, ShardRef(key, digest, len(view)), starts.copy(), ends.copy(), sums, written)

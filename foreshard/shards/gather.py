@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from foreshard.ahead import ahead
 from foreshard.errors import SourceError
 from foreshard.shards.codec import SAMPLE_ID, shard_schema
 from foreshard.source import SourceReader
@@ -27,7 +28,8 @@ _WINDOW_ROWS: Final = 1 << 16
 _READ_TWICE: Final = 1.3
 """Rows read over rows there are, up to which reading each group's rows from the source costs less than spooling all."""
 
-_HELD: Final = 64 << 20
+_BATCH: Final = 16 << 20
+_HELD: Final = 32 << 20
 """Bytes of dealt rows that wait in memory for being appended to their files."""
 
 _HEADROOM: Final = 1.1
@@ -54,7 +56,7 @@ class Rows:
             return self.table
         assert self.file is not None
         parts: list[pa.Table] = []
-        with pa.OSFile(self.file, "rb") as raw:
+        with pa.memory_map(self.file) as raw:
             while raw.tell() < raw.size():
                 with pa.ipc.open_stream(raw) as stream:
                     parts.append(stream.read_all())
@@ -118,7 +120,7 @@ class Gatherer:
     def _physical(self, wanted: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], pa.Table]]:
         """Yield the rows of ascending ids, repeats included, as they are stored and with their ids, scan by scan."""
         names, stored = self._reader.snapshot.schema.names, self.schema.remove(len(self.schema) - 1)
-        for start, table in self._reader.scan():
+        for start, table in ahead(self._reader.scan(wanted=wanted, batch_bytes=_BATCH)):
             low, high = np.searchsorted(wanted, [start, start + table.num_rows])
             if low == high:
                 continue

@@ -16,16 +16,19 @@ from foreshard.layout.migration import write_order
 from foreshard.layout.plan import Plan
 from foreshard.shards.arrange import ChunkOrder, check_plan_covers, order_chunks
 from foreshard.shards.assemble import Figures, assemble
-from foreshard.shards.build import GroupTask, ShardTask, build_group
+from foreshard.shards.build import GroupTask, ShardTask, build_group, make_group
 from foreshard.shards.gather import Gatherer
 from foreshard.shards.journal import read_journal, write_journal
 from foreshard.shards.manifest import Manifest
+from foreshard.shards.putting import Putter
 from foreshard.shards.shard_table import Base, PutShard, ShardTable, shards_of_base
 from foreshard.source import SourceReader
 from foreshard.storage import ObjectStore
 
 GROUP_BYTES: Final = 32 << 20
 """Bytes of source rows that shards are made from at a time (at least one shard's)."""
+
+_ON_THEIR_WAY: Final = 4
 
 Progress = Callable[[int, int], None]
 
@@ -164,13 +167,32 @@ def _build(
     with Gatherer(reader, ids, row_bytes, execution.spool).rows() as gathered:
         work = (GroupTask(store, keys, rows, tuple(group)) for rows, group in zip(gathered, groups, strict=True))
         if execution.executor is not None:
-            yield from _run(execution.executor, work, execution.workers)
+            yield from _elsewhere(execution.executor, work, execution.workers)
         else:
-            with ThreadPoolExecutor(execution.workers, "foreshard-build") as pool:
-                yield from _run(pool, work, execution.workers)
+            yield from _here(Putter(store, keys), work, execution.workers)
 
 
-def _run(pool: Executor, work: Iterator[GroupTask], workers: int) -> Iterator[list[PutShard]]:
+def _here(putter: Putter, work: Iterator[GroupTask], workers: int) -> Iterator[list[PutShard]]:
+    """Yield results in order; groups are made in `workers` threads, and some more are on their way to the store."""
+    running: deque[Future[list[Future[PutShard]]]] = deque()
+
+    def finished() -> list[PutShard]:
+        return [future.result() for future in running.popleft().result()]
+
+    with putter, ThreadPoolExecutor(workers, "foreshard-make") as pool:
+        try:
+            for task in work:
+                running.append(pool.submit(make_group, task, putter))
+                if len(running) > workers + _ON_THEIR_WAY:
+                    yield finished()
+            while running:
+                yield finished()
+        finally:
+            for future in running:
+                future.cancel()
+
+
+def _elsewhere(pool: Executor, work: Iterator[GroupTask], workers: int) -> Iterator[list[PutShard]]:
     """Yield results in order, with one group more under way than there are workers."""
     running: deque[Future[list[PutShard]]] = deque()
     try:

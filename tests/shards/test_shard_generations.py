@@ -105,8 +105,10 @@ def test_a_second_attempt_takes_over_what_the_first_has_put(tmp_path, monkeypatc
     built: list[int] = []
     import foreshard.shards.materialize as module
 
-    real = module.build_group
-    monkeypatch.setattr(module, "build_group", lambda task: built.extend(s.number for s in task.shards) or real(task))
+    real = module.make_group
+    monkeypatch.setattr(
+        module, "make_group", lambda task, putter: built.extend(s.number for s in task.shards) or real(task, putter)
+    )
     again = world.repository.materialize(plan, world.reader(), execution=one_by_one)
     assert again.reused_shards >= len(recorded)
     assert len(built) == again.manifest.header.shards - len(recorded), "recorded shards are not even made"
