@@ -120,7 +120,7 @@ def successor(plan: Plan, generation: str, *, share: float, seed: int = 0, **cha
     names = chunk_content_ids(ids, plan.offsets)
     nbytes = plan.column("rows").astype(np.float64)
     split, node = plan.column("split"), plan.column("node")
-    shard, inherited = pack_onto(plan, node, split, nbytes, names, int(nbytes.sum() / 8))
+    shard, inherited = pack_onto(plan, node, split, nbytes, names, int(nbytes.sum() / 12))
     chunks = plan.chunks
     for name, values in (("shard", pa.array(shard)), ("content_id", pa.array(names, pa.binary(16)))):
         chunks = chunks.set_column(chunks.schema.get_field_index(name), name, values)

@@ -1,123 +1,164 @@
-"""A crash at any write leaves the old or the new generation whole, and running again writes only what is missing."""
+"""SIGKILL at any write step, on real S3 servers: readers see a whole generation, and running again finishes it."""
 
-import shutil
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from shardkit import StopError, StoppingStore, build_plan, make_world, splits_of
+from servers import S3Server
+from shardkit import build_plan, sample_table, splits_of, successor, write_source
 
-from foreshard.keys import LayoutRef
+from foreshard.layout.plan import Plan
 from foreshard.shards.repository import Repository
-from foreshard.source import Snapshot, SourceReader
+from foreshard.source import SourceReader
 from foreshard.storage import ObjectStore
 
-ROWS = 70
+ROWS = 260
+MUTABLE = ("data/current.json", "data/gc.json")
 
 
-def old_plan(snapshot: Snapshot):
-    return build_plan(snapshot, chunk_rows=12, order_seed=1)
+class Crashes:
+    """A store with one published generation, copied afresh for every crash, and the process that crashes."""
+
+    def __init__(self, folder: Path, server: S3Server) -> None:
+        self.server, self.folder = server, folder
+        self.url = f"s3://{server.create_bucket()}"
+        self.snapshot = write_source(folder / "source", sample_table(ROWS))
+        self.child = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("crash_child.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **server.environment},
+        )
+        self.plan = [folder / "plan.json", folder / "plan.arrow"]
+        self.old, self.new = self._prepare()
+
+    def _prepare(self) -> tuple[Plan, Plan]:
+        repository = self.repository("template")
+        repository.save_snapshot(self.snapshot, splits_of(self.snapshot))
+        old = build_plan(self.snapshot, chunk_rows=8, shard_chunks=2)
+        made = repository.materialize(old, SourceReader(self.snapshot))
+        repository.publish(repository.commit(made.manifest))
+        new = successor(old, "demo.e000004", share=0.7)
+        for path, raw in zip(self.plan, new.to_bytes(), strict=True):
+            path.write_bytes(raw)
+        assert 0 < new.inherited.shards < new.column("shard").max()
+        return old, new
+
+    def repository(self, place: str) -> Repository:
+        return Repository(ObjectStore.open(f"{self.url}/{place}", endpoint=self.server.endpoint), "data")
+
+    def copy(self) -> str:
+        place, source = uuid.uuid4().hex, self.repository("template").store
+        target = self.repository(place).store
+        with ThreadPoolExecutor(8) as pool:
+            for _ in pool.map(lambda meta: target.put(meta.key, source.get(meta.key)), list(source.list("data"))):
+                pass
+        return place
+
+    def run(self, place: str, die: str | None = None) -> tuple[int, list[tuple[str, str]]]:
+        """Re-shard; return the signal that ended it, and the (step, key) pairs it told of."""
+        log = self.folder / f"{uuid.uuid4().hex}.log"
+        order = {
+            "url": f"{self.url}/{place}",
+            "endpoint": self.server.endpoint,
+            "plan": [str(path) for path in self.plan],
+            "log": str(log),
+            "die": die,
+        }
+        assert self.child.stdin
+        assert self.child.stdout
+        print(json.dumps(order), file=self.child.stdin, flush=True)
+        ended = json.loads(self.child.stdout.readline())
+        return ended, [tuple(json.loads(line)) for line in log.read_text().splitlines()]
+
+    def close(self) -> None:
+        self.child.communicate(timeout=30)
+        assert self.child.returncode == 0
 
 
-def new_plan(snapshot: Snapshot, parent: LayoutRef | None):
-    return build_plan(snapshot, chunk_rows=5, shard_chunks=2, order_seed=2, generation="demo.e000004", parent=parent)
+@pytest.fixture
+def crashes(tmp_path: Path, s3_server: S3Server) -> Iterator[Crashes]:
+    made = Crashes(tmp_path, s3_server)
+    yield made
+    made.close()
 
 
-def reshard(store: ObjectStore, snapshot: Snapshot) -> LayoutRef:
-    """Do everything that one re-shard does to the store."""
-    repository = Repository(store, "data")
-    repository.save_snapshot(snapshot, splits_of(snapshot))
-    plan = new_plan(snapshot, old_plan(snapshot).ref)
-    ref = repository.save_plan(plan)
-    repository.commit(repository.materialize(plan, SourceReader(snapshot)).manifest)
-    repository.publish(ref)
-    return ref
+def written(steps: list[tuple[str, str]]) -> set[str]:
+    """Return the objects whose writing was told as done."""
+    return {key for name, key in steps if name.startswith(("after put", "after create", "after swap"))}
 
 
-class Before:
-    """A store with one published generation, copied afresh for every crash."""
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_kill_at_any_write_step_leaves_a_whole_generation_and_a_second_run_finishes_it(crashes):
+    ended, steps = crashes.run(crashes.copy())
+    assert ended == 0
+    points = [name for name, _ in steps]
+    assert len(points) == len(set(points)) >= 40
+    parts = ("/plan-", "/shards-", "/index-", "/manifest-", "/consistency-", "/plan.json", "/manifest.json")
+    for part in (*parts, "/shards/", "/journal/", "publications", "swap data/current.json"):
+        assert any(part in point for point in points), f"no step {part}"
 
-    def __init__(self, folder: Path) -> None:
-        world = make_world(folder, ROWS)
-        self.folder = folder
-        self.snapshot = world.snapshot
-        self.old = world.make(old_plan(world.snapshot))
-        world.repository.publish(self.old)
-        self.copies = 0
+    for point in points:
+        place = crashes.copy()
+        ended, before = crashes.run(place, die=point)
+        assert ended == signal.SIGKILL, point
+        repository = crashes.repository(place)
+        published = any(name.startswith("after swap data/current.json") for name, _ in before)
+        current = repository.open()
+        assert current.ref == (crashes.new.ref if published else crashes.old.ref)
+        refs = [ref for generation in repository.generations() for ref in repository.layouts(generation)]
+        assert current.ref in refs
+        for ref in refs:
+            report = repository.verify(ref)
+            assert report.ok, (point, report.problems)
 
-    def copy(self) -> Path:
-        self.copies += 1
-        target = self.folder / f"copy-{self.copies}"
-        shutil.copytree(self.folder / "store", target)
-        return target
-
-
-@pytest.fixture(scope="module")
-def before(tmp_path_factory) -> Before:
-    return Before(tmp_path_factory.mktemp("crash"))
-
-
-def test_a_crash_at_any_write_leaves_a_whole_generation_and_a_retry_finishes_it(before):
-    whole = StoppingStore(before.copy())
-    new = reshard(whole, before.snapshot)
-    steps, expected = whole.attempts, set(whole.writes)
-    assert len(expected) == len(whole.writes) >= 15, "nothing is written twice"
-    assert whole.writes[-1] == "data/current.json"
-
-    for stop_at in range(steps):
-        for lose_answer in (False, True):
-            folder = before.copy()
-            crashing = StoppingStore(folder, stop_at=stop_at, lose_answer=lose_answer)
-            with pytest.raises(StopError):
-                reshard(crashing, before.snapshot)
-
-            survivor = Repository(ObjectStore.open(folder.as_uri()), "data")
-            current = survivor.open()
-            published = "data/current.json" in crashing.writes
-            assert current.ref == (new if published else before.old)
-            for generation in survivor.generations():
-                for ref in survivor.layouts(generation):
-                    report = survivor.verify(ref)
-                    assert report.ok, (stop_at, lose_answer, report.problems)
-
-            retry = StoppingStore(folder)
-            assert reshard(retry, before.snapshot) == new
-            assert survivor.open().ref == new
-            written = [key for key in [*crashing.writes, *retry.writes] if "/publications/" not in key]
-            wanted = [key for key in expected if "/publications/" not in key]
-            assert sorted(written) == sorted(wanted), "each object written once in all"
-            assert survivor.verify(new).ok
-            shutil.rmtree(folder)
+        there = {meta.key for meta in repository.store.list("data")}
+        ended, after = crashes.run(place)
+        assert ended == 0, point
+        twice = {key for key in written(after) & there if key not in MUTABLE}
+        assert not twice, f"written again after {point}"
+        assert repository.open().ref == crashes.new.ref
+        assert repository.verify(crashes.new.ref).ok
+        assert not [meta.key for meta in repository.store.list("data") if "/journal/" in meta.key]
 
 
-def test_a_retry_of_a_finished_reshard_writes_nothing(before):
-    folder = before.copy()
-    reshard(ObjectStore.open(folder.as_uri()), before.snapshot)
-    retry = StoppingStore(folder)
-    reshard(retry, before.snapshot)
-    assert retry.writes == []
+def test_a_second_run_of_a_finished_reshard_writes_nothing(crashes):
+    place = crashes.copy()
+    crashes.run(place)
+    ended, steps = crashes.run(place)
+    assert ended == 0
+    assert not {key for key in written(steps) if "/leases/" not in key}
 
 
-def test_the_header_is_written_after_everything_it_names(before):
-    store = StoppingStore(before.copy())
-    new = reshard(store, before.snapshot)
-    repository = Repository(store, "data")
-    header = repository.header(new)
-    place = store.writes.index(f"data/layouts/{new.generation}/{new.plan_digest}/manifest.json")
-    earlier = set(store.writes[:place]) | {meta.key for meta in store.list("data/shards")}
-    assert {shard.key for shard in repository.open(new).shards} <= earlier
-    parts = [f"data/layouts/{new.generation}/{new.plan_digest}/{part.name}" for part in header.parts.values()]
-    assert set(parts) <= set(store.writes[:place])
-    order = [header.parts[kind].name for kind in ("shards", "index", "manifest", "consistency")]
-    assert [key.rsplit("/", 1)[1] for key in store.writes[place - 4 : place]] == order
+def test_the_header_is_written_after_everything_it_names_and_before_the_pointer(crashes):
+    place = crashes.copy()
+    _, steps = crashes.run(place)
+    done = [key for name, key in steps if not name.startswith("before")]
+    repository = crashes.repository(place)
+    manifest = repository.open()
+    layout = f"data/layouts/{manifest.ref.generation}/{manifest.ref.plan_digest}"
+    header = done.index(f"{layout}/manifest.json")
+    names = {f"{layout}/{part.name}" for part in manifest.header.parts.values()}
+    names |= {shard.key for shard in manifest.shards if shard.key in done}
+    assert names <= set(done[:header])
+    assert header < done.index("data/current.json")
 
 
-def test_a_reader_keeps_its_generation_while_a_newer_one_appears(before):
-    folder = before.copy()
-    store = ObjectStore.open(folder.as_uri())
-    repository = Repository(store, "data")
+def test_a_reader_keeps_its_generation_while_a_newer_one_appears(crashes):
+    place = crashes.copy()
+    repository = crashes.repository(place)
     pinned = repository.open()
     first = repository.read_chunks(pinned, range(len(pinned)))
-    reshard(store, before.snapshot)
+    assert crashes.run(place)[0] == 0
     assert repository.open().ref != pinned.ref
     again = repository.read_chunks(pinned, range(len(pinned)))
     assert all(a.equals(b) for a, b in zip(first, again, strict=True))
