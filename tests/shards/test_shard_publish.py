@@ -9,8 +9,8 @@ from obstore.store import LocalStore
 from shardkit import World, build_plan, flip_byte, make_world
 
 from foreshard.errors import ConflictError, CorruptDataError
-from foreshard.keys import LayoutRef, generation_key
-from foreshard.shards.pointer import ATTEMPTS
+from foreshard.keys import DatasetKeys, LayoutRef, generation_key
+from foreshard.shards.pointer import ATTEMPTS, move_pointer, publications
 from foreshard.shards.repository import Repository
 from foreshard.storage import ObjectStore
 
@@ -101,6 +101,35 @@ def test_racing_publishers_of_one_run_end_at_its_newest_boundary(world):
     assert generations == sorted(generations), "boundaries only grow with the fence"
     assert world.repository.current().ref == refs[-1]
     assert world.repository.current().fence == len(moved)
+
+
+def test_two_publishers_racing_200_times_lose_nothing_and_never_go_back(any_location):
+    """In every round one run's newer boundary races its older one, or two runs race each other."""
+    keys, rounds = DatasetKeys("data"), 200
+    start = Barrier(2)
+
+    def publish(writer: int):
+        store, moved = any_location.open(), []
+        for number in range(rounds):
+            run = "demo" if number % 2 else f"run{writer}"
+            ref = LayoutRef(generation_key(run, 2 * number + writer), f"{writer:032x}")
+            start.wait(timeout=30)
+            done = move_pointer(store, keys, ref)
+            assert done.changed or (run == "demo" and writer == 0), "only the older boundary may give way"
+            moved += [done.current] if done.changed else []
+        return moved
+
+    with ThreadPoolExecutor(2) as pool:
+        moved = [current for batch in pool.map(publish, range(2)) for current in batch]
+    store = any_location.open()
+    history = list(publications(store, keys))
+    assert sorted(current.fence for current in moved) == list(range(1, len(moved) + 1))
+    assert sorted(history, key=lambda c: c.fence) == sorted(moved, key=lambda c: c.fence), "nothing is lost or invented"
+    for run in ("demo", "run0", "run1"):
+        epochs = [c.ref.generation for c in reversed(history) if c.ref.generation.startswith(f"{run}.")]
+        assert epochs == sorted(epochs), "no older boundary ever replaced a newer one"
+        assert len(epochs) >= rounds // 2
+    assert len(list(store.list(keys.publications))) == len(moved), "lost proposals leave nothing behind"
 
 
 class InterferingStore(ObjectStore):
