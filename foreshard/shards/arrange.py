@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreshard.errors import PlanError
+from foreshard.seeding import Origin
+from foreshard.shards.chunk_order import chunk_seeds, order_digests, sorted_inside, stored_order
 from foreshard.shards.columns import binary_rows
-from foreshard.shards.metadata import generate_seed, order_digest, shuffle_rows
 from foreshard.source import Snapshot
 
 if TYPE_CHECKING:
@@ -82,19 +83,9 @@ def order_chunks(plan: "Plan") -> ChunkOrder:
     rows = plan_column(plan, "rows").astype(np.int64)
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(rows)])
     content_ids = binary_rows(plan.chunks.column("content_id"))
-    stored = np.empty(len(plan.sample_ids), np.int64)
-    seeds = np.empty((len(rows), 16), np.uint8)
-    orders = np.empty((len(rows), 32), np.uint8)
-    for chunk, (start, end) in enumerate(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)):
-        seed = generate_seed(
-            content_ids[chunk].tobytes(),
-            fingerprint=plan.fingerprint,
-            strategy=plan.strategy,
-            root_seed=plan.root_seed,
-        )
-        ids = shuffle_rows(np.sort(plan.sample_ids[start:end]), seed)
-        stored[start:end] = ids
-        seeds[chunk] = np.frombuffer(seed, np.uint8)
-        orders[chunk] = np.frombuffer(order_digest(ids), np.uint8)
+    origins = [Origin(plan.fingerprint, plan.strategy, plan.root_seed)]
+    seeds = chunk_seeds(content_ids, np.zeros(len(rows), np.int16), origins)
+    stored = stored_order(sorted_inside(plan.sample_ids, offsets), offsets, seeds)
+    orders = order_digests(stored, offsets)
     _, shard = np.unique(plan_column(plan, "shard"), return_inverse=True)
     return ChunkOrder(shard, offsets, stored, content_ids, seeds, orders)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from foreshard.seeding import ALGORITHM_VERSION, PrngState, derive_seed, permutation
+from foreshard.seeding import ALGORITHM_VERSION, Origin, PrngState, derive_seed, permutation
 from foreshard.shards.columns import fixed_binary, hex_strings
 
 CONSISTENCY_SCHEMA: Final = pa.schema(
@@ -44,9 +44,7 @@ def generate_seed(content_id: bytes, *, fingerprint: str, strategy: str, root_se
         strategy: name of the partitioning strategy.
         root_seed: the dataset's root seed.
     """
-    return derive_seed(
-        purpose="chunk", fingerprint=fingerprint, strategy=strategy, content_id=content_id, root=root_seed
-    )
+    return derive_seed(**Origin(fingerprint, strategy, root_seed).seed_fields(), content_id=content_id)
 
 
 def shuffle_rows(sample_ids: NDArray[np.int64], seed: bytes) -> NDArray[np.int64]:
