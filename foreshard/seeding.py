@@ -89,10 +89,10 @@ def derive_seeds(name: str, values: NDArray[np.uint8], **fields: SeedField) -> N
     base = hashlib.blake2b(low[:start], digest_size=_SEED_BYTES, person=_PERSON)
     seeds = np.empty((len(values), _SEED_BYTES), np.uint8)
     for first in range(0, len(values), _BLOCK):  # in blocks, so that a Python object per value is held only briefly
-        raw = values[first : first + _BLOCK].tobytes()
-        count = len(values[first : first + _BLOCK])
-        digests = b"".join([_digest(base, raw[i * width : (i + 1) * width] + after) for i in range(count)])
-        seeds[first : first + _BLOCK] = np.frombuffer(digests, np.uint8).reshape(-1, _SEED_BYTES)
+        block = values[first : first + _BLOCK]
+        raw = block.tobytes()
+        digests = [_digest(base, raw[i * width : (i + 1) * width] + after) for i in range(len(block))]
+        seeds[first : first + _BLOCK] = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, _SEED_BYTES)
     return seeds
 
 
@@ -120,8 +120,7 @@ class Origin:
 
     def seed_fields(self) -> dict[str, SeedField]:
         """Return the fields of a chunk's seed, all but `content_id`."""
-        named = {"fingerprint": self.fingerprint, "strategy": self.strategy}
-        return {"purpose": "chunk", "root": self.root_seed, **named}
+        return {"purpose": "chunk", "root": self.root_seed, "fingerprint": self.fingerprint, "strategy": self.strategy}
 
     def to_json(self) -> dict[str, str | int]:
         """Return the origin as a JSON object."""
