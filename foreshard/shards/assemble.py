@@ -13,8 +13,9 @@ from foreshard.errors import PlanError
 from foreshard.layout.plan import Plan
 from foreshard.seeding import ALGORITHM_VERSION
 from foreshard.shards.arrange import ChunkOrder
-from foreshard.shards.codec import shard_schema
+from foreshard.shards.codec import logical_schema
 from foreshard.shards.columns import fixed_binary
+from foreshard.shards.dictionaries import Dictionaries
 from foreshard.shards.header import Header
 from foreshard.shards.manifest import CHUNK_SCHEMA, INDEX_SCHEMA, SHARD_SCHEMA, Manifest
 from foreshard.shards.metadata import consistency_table
@@ -36,21 +37,27 @@ class Figures:
 
 
 def assemble(
-    dataset: str, plan: Plan, schema: pa.Schema, chunks: ChunkOrder, table: ShardTable, figures: Figures
+    dataset: str,
+    schema: pa.Schema,
+    chunks: ChunkOrder,
+    table: ShardTable,
+    dictionaries: Dictionaries,
+    figures: Figures,
 ) -> Manifest:
     """Return the manifest of a layout whose shards are in place.
 
     Args:
         dataset: the dataset's name.
-        plan: what was materialised.
         schema: the source's schema.
-        chunks: the plan's chunks, seeded and shuffled.
+        chunks: the chunks of what was materialised, seeded and shuffled.
         table: where they lie.
-        figures: what else to say of them.
+        dictionaries: the snapshot's.
+        figures: what else to say of the chunks.
 
     Raises:
         PlanError: counts or scores are not one per chunk.
     """
+    plan = chunks.contents.plan
     versions = {
         "foreshard": foreshard.__version__,
         "numpy": np.__version__,
@@ -64,6 +71,8 @@ def assemble(
         "consistency": _consistency(plan, chunks, versions),
     }
     parts = {kind: write_part(batch) for kind, batch in batches.items()}
+    if dictionaries:
+        parts["dictionaries"] = pa.py_buffer(dictionaries.to_bytes())
     header = Header(
         dataset=dataset,
         generation=plan.generation,
@@ -77,7 +86,7 @@ def assemble(
         chunks=plan.chunks.num_rows,
         shards=chunks.contents.shards,
         nodes=tuple(plan.nodes),
-        schema_hex=shard_schema(schema).serialize().to_pybytes().hex(),
+        schema_hex=logical_schema(schema).serialize().to_pybytes().hex(),
         parts={kind: part_ref(kind, raw) for kind, raw in parts.items()},
         versions=versions,
     )
@@ -120,6 +129,8 @@ def _consistency(plan: Plan, chunks: ChunkOrder, versions: dict[str, str]) -> pa
         groups=plan.column("group").astype(np.int32),
         nodes=plan.column("node").astype(np.int32),
         rows=plan.column("rows").astype(np.int32),
+        origin=contents.origin[contents.shard][place],
+        origins=contents.origins,
         about={"strategy": plan.strategy, "plan_digest": plan.digest, "fingerprint": plan.fingerprint, **versions},
     )
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from foreshard.keys import DatasetKeys
-from foreshard.shards.codec import encode_shard
+from foreshard.shards.codec import encode_shard, take_chunks
 from foreshard.shards.gather import Rows
 from foreshard.shards.putting import Putter
 from foreshard.shards.shard_table import PutShard
@@ -65,8 +65,4 @@ def build_group(task: GroupTask) -> list[PutShard]:
 
 def _encode(table: pa.Table, ids: NDArray[np.int64], shard: ShardTask) -> tuple[pa.Buffer, list[tuple[int, int]]]:
     positions = np.searchsorted(ids, shard.stored)
-    batches = [
-        table.take(positions[start:end]).combine_chunks().to_batches()[0]
-        for start, end in zip(shard.offsets[:-1].tolist(), shard.offsets[1:].tolist(), strict=True)
-    ]
-    return encode_shard(batches)
+    return encode_shard(take_chunks(table, positions, shard.offsets), shard.compression)

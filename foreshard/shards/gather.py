@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from foreshard.ahead import ahead
 from foreshard.errors import SourceError
 from foreshard.shards.codec import SAMPLE_ID, shard_schema
+from foreshard.shards.dictionaries import Dictionaries
 from foreshard.source import SourceReader
 
 _WINDOW_ROWS: Final = 1 << 16
@@ -63,90 +65,105 @@ class Rows:
         return _whole(pa.concat_tables(parts), self.ids)
 
 
-class Gatherer:
-    """Hands out the rows of groups of shards.
+class PhysicalRows:
+    """Reads the rows of a snapshot as chunks hold them.
 
     Args:
         reader: the snapshot, all columns.
-        groups: distinct sample ids of each group, ascending.
-        row_bytes: bytes of a row in memory.
-        spool: folder for spool files; the system's temporary folder if None.
+        dictionaries: of its dictionary columns.
+
+    Attributes:
+        schema: of the rows, `sample_id` last.
     """
 
-    def __init__(
-        self, reader: SourceReader, groups: Sequence[NDArray[np.int64]], row_bytes: float, spool: Path | None = None
-    ) -> None:
-        self._reader, self._groups, self._row_bytes, self._spool = reader, groups, row_bytes, spool
+    def __init__(self, reader: SourceReader, dictionaries: Dictionaries) -> None:
         self.schema = shard_schema(reader.snapshot.schema)
+        self._reader, self._dictionaries = reader, dictionaries
 
-    @contextmanager
-    def rows(self) -> Generator[Iterator[Rows]]:
-        """Yield an iterator over the groups' rows, in order; spool files live until the block ends.
+    @cached_property
+    def row_bytes(self) -> float:
+        """Bytes of a row in memory, estimated from the source's first rows."""
+        for _, table in self._reader.scan():
+            return table.nbytes / table.num_rows + 8
+        raise SourceError(f"source {self._reader.snapshot.url} has no row; there is nothing to materialise")
 
-        Raises:
-            SourceError: the source does not have the rows any more.
-        """
-        if not self._must_spool():
-            yield (Rows(ids, table=self._read(ids)) for ids in self._groups)
-            return
-        with tempfile.TemporaryDirectory(prefix="foreshard-spool-", dir=self._spool) as folder:
-            files = [str(Path(folder) / f"{number}.arrows") for number in range(len(self._groups))]
-            self._deal(files)
-            yield (Rows(ids, file=file) for ids, file in zip(self._groups, files, strict=True))
-
-    def _must_spool(self) -> bool:
-        windows = [np.unique(ids // _WINDOW_ROWS) for ids in self._groups]
-        touched = sum(len(each) for each in windows)
-        if touched <= _READ_TWICE * len(np.unique(np.concatenate(windows))):
-            return False
-        wanted = sum(len(ids) for ids in self._groups) * self._row_bytes * _HEADROOM
-        folder = self._spool or Path(tempfile.gettempdir())
-        free = shutil.disk_usage(folder).free
-        if wanted > free:
-            _log.warning(
-                "%s has %d bytes free and the rows to rearrange need %d: the source is read %d times instead of once; "
-                "give a larger folder in TMPDIR",
-                folder,
-                free,
-                int(wanted),
-                len(self._groups),
-            )
-        return wanted <= free
-
-    def _read(self, ids: NDArray[np.int64]) -> pa.Table:
-        parts = [rows for _, rows in self._physical(ids)]
-        return _whole(pa.concat_tables(parts) if parts else self.schema.empty_table(), ids)
-
-    def _physical(self, wanted: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], pa.Table]]:
-        """Yield the rows of ascending ids, repeats included, as they are stored and with their ids, scan by scan."""
-        names, stored = self._reader.snapshot.schema.names, self.schema.remove(len(self.schema) - 1)
+    def read(self, wanted: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], pa.Table]]:
+        """Yield the rows of ascending ids, repeats included, with these ids, scan by scan."""
+        names = self._reader.snapshot.schema.names
         for start, table in ahead(self._reader.scan(wanted=wanted, batch_bytes=_BATCH)):
             low, high = np.searchsorted(wanted, [start, start + table.num_rows])
-            if low == high:
-                continue
             ids = wanted[low:high]
-            rows = table.select(names)
+            rows = self._dictionaries.encode(table.select(names))
             if not np.array_equal(ids, np.arange(start, start + table.num_rows)):
                 rows = rows.take(ids - start)
-            yield ids, rows.cast(stored).append_column(self.schema.field(SAMPLE_ID), pa.chunked_array([pa.array(ids)]))
+            yield ids, rows.append_column(self.schema.field(SAMPLE_ID), pa.chunked_array([pa.array(ids)]))
 
-    def _deal(self, files: list[str]) -> None:
-        """Append every row to the file of its group, in one pass over the source."""
-        # A sample may be in several groups: in a chunk of the layout, and in retired ones.
-        wanted = np.concatenate(self._groups)
-        by_id = np.argsort(wanted, kind="stable")
-        wanted = wanted[by_id]
-        group_of = np.repeat(np.arange(len(files), dtype=np.int32), [len(ids) for ids in self._groups])[by_id]
-        spool, at = _Spool(files, self.schema), 0
-        for ids, rows in self._physical(wanted):
-            group = group_of[at : at + len(ids)]
-            at += len(ids)
-            order = np.argsort(group, kind="stable")
-            dealt = rows.take(order).combine_chunks()
-            bounds = np.flatnonzero(np.diff(group[order], prepend=-1))
-            for start, end in zip(bounds.tolist(), [*bounds[1:].tolist(), len(order)], strict=True):
-                spool.add(int(group[order[start]]), dealt.slice(start, end - start))
-        spool.flush()
+
+@contextmanager
+def gather(
+    source: PhysicalRows, groups: Sequence[NDArray[np.int64]], spool: Path | None = None
+) -> Generator[Iterator[Rows]]:
+    """Yield an iterator over the rows of groups of shards, in order; spool files live until the block ends.
+
+    Args:
+        source: where the rows are.
+        groups: distinct sample ids of each group, ascending.
+        spool: folder for spool files; the system's temporary folder if None.
+
+    Raises:
+        SourceError: the source does not have the rows any more.
+    """
+    if not _must_spool(groups, source.row_bytes, spool):
+        yield (Rows(ids, table=_read(source, ids)) for ids in groups)
+        return
+    with tempfile.TemporaryDirectory(prefix="foreshard-spool-", dir=spool) as folder:
+        files = [str(Path(folder) / f"{number}.arrows") for number in range(len(groups))]
+        _deal(source, groups, files)
+        yield (Rows(ids, file=file) for ids, file in zip(groups, files, strict=True))
+
+
+def _must_spool(groups: Sequence[NDArray[np.int64]], row_bytes: float, spool: Path | None) -> bool:
+    windows = [np.unique(ids // _WINDOW_ROWS) for ids in groups]
+    touched = sum(len(each) for each in windows)
+    if touched <= _READ_TWICE * len(np.unique(np.concatenate(windows))):
+        return False
+    wanted = int(sum(len(ids) for ids in groups) * row_bytes * _HEADROOM)
+    folder = spool or Path(tempfile.gettempdir())
+    free = shutil.disk_usage(folder).free
+    if wanted > free:
+        _log.warning(
+            "%s has %d bytes free and the rows to rearrange need %d: the source is read %d times instead of once; give "
+            "a larger folder in TMPDIR",
+            folder,
+            free,
+            wanted,
+            len(groups),
+        )
+    return wanted <= free
+
+
+def _read(source: PhysicalRows, ids: NDArray[np.int64]) -> pa.Table:
+    parts = [rows for _, rows in source.read(ids)]
+    return _whole(pa.concat_tables(parts) if parts else source.schema.empty_table(), ids)
+
+
+def _deal(source: PhysicalRows, groups: Sequence[NDArray[np.int64]], files: list[str]) -> None:
+    """Append every row to the file of its group, in one pass over the source."""
+    # A sample may be in several groups: in a chunk of the layout, and in retired ones.
+    wanted = np.concatenate(groups)
+    by_id = np.argsort(wanted, kind="stable")
+    wanted = wanted[by_id]
+    group_of = np.repeat(np.arange(len(files), dtype=np.int32), [len(ids) for ids in groups])[by_id]
+    spool, at = _Spool(files, source.schema), 0
+    for ids, rows in source.read(wanted):
+        group = group_of[at : at + len(ids)]
+        at += len(ids)
+        order = np.argsort(group, kind="stable")
+        dealt = rows.take(order).combine_chunks()
+        bounds = np.flatnonzero(np.diff(group[order], prepend=-1))
+        for start, end in zip(bounds.tolist(), [*bounds[1:].tolist(), len(order)], strict=True):
+            spool.add(int(group[order[start]]), dealt.slice(start, end - start))
+    spool.flush()
 
 
 class _Spool:

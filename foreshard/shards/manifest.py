@@ -12,7 +12,9 @@ from foreshard.errors import CorruptDataError
 from foreshard.keys import DatasetKeys, LayoutRef
 from foreshard.shards.codec import checksum, decode_chunk
 from foreshard.shards.columns import binary_rows
+from foreshard.shards.dictionaries import Dictionaries
 from foreshard.shards.header import Header, ShardRef
+from foreshard.shards.schema import physical_type
 
 CHUNK_SCHEMA: Final = pa.schema(
     [
@@ -58,7 +60,8 @@ class Manifest:
         parts: bytes of the layout's parts by kind; `REQUIRED` ones, and all of them if it is about to be committed.
 
     Attributes:
-        schema: schema of every chunk; the last column is `sample_id`.
+        schema: what users see of every chunk; the last column is `sample_id`.
+        dictionaries: the values of its dictionary columns.
         shard_digests: (S, 32) uint8, SHA-256 of every shard object.
         shard_sizes: (S,) int64, its bytes.
         shard_of: (C,) int32, position of the chunk's shard in these.
@@ -83,6 +86,12 @@ class Manifest:
         self.header = header
         self.parts = parts
         self.schema: pa.Schema = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(header.schema_hex)))
+        self._physical = pa.schema([field.with_type(physical_type(field.type)) for field in self.schema])
+        self.dictionaries = (
+            Dictionaries.from_bytes(parts["dictionaries"])
+            if "dictionaries" in parts
+            else Dictionaries.none(self.schema.remove(len(self.schema) - 1))
+        )
         chunks = _read_part(parts["manifest"], CHUNK_SCHEMA, "manifest", header, header.chunks)
         samples = _read_part(parts["index"], INDEX_SCHEMA, "index", header, header.rows)
         shards = _read_part(parts["shards"], SHARD_SCHEMA, "shards", header, header.shards)
@@ -145,7 +154,7 @@ class Manifest:
                 "again, and if it stays so delete the shard object and materialise this layout's plan again"
             )
         try:
-            batch = decode_chunk(raw, self.schema)
+            batch = decode_chunk(raw, self._physical, self.dictionaries)
         except CorruptDataError as error:
             raise CorruptDataError(f"chunk {chunk} of shard {self.shard_key(chunk)!r}: {error}") from error
         if batch.num_rows != self.rows[chunk]:

@@ -17,10 +17,12 @@ from foreshard.layout.plan import Plan
 from foreshard.shards.arrange import ChunkOrder, check_plan_covers, order_chunks
 from foreshard.shards.assemble import Figures, assemble
 from foreshard.shards.build import GroupTask, ShardTask, build_group, make_group
-from foreshard.shards.gather import Gatherer
+from foreshard.shards.dictionaries import Dictionaries
+from foreshard.shards.gather import PhysicalRows, gather
 from foreshard.shards.journal import read_journal, write_journal
 from foreshard.shards.manifest import Manifest
 from foreshard.shards.putting import Putter
+from foreshard.shards.schema import dictionary_leaves
 from foreshard.shards.shard_table import Base, PutShard, ShardTable, shards_of_base
 from foreshard.source import SourceReader
 from foreshard.storage import ObjectStore
@@ -114,14 +116,16 @@ def materialize(
     total = chunks.contents.shards
     if progress and table.shards:
         progress(len(table.shards), total)
-    todo = table.missing(write_order(chunks.contents))
-    for built in _build(store, keys, reader, chunks, todo, execution):
+    dictionaries = _dictionaries(reader, bases)
+    rows = PhysicalRows(reader, dictionaries)
+    groups = _groups_of(chunks, table.missing(write_order(chunks.contents)), rows.row_bytes, execution)
+    for built in _build(store, keys, groups, rows, execution):
         write_journal(store, keys, plan.ref, built)
         for shard in built:
             table.add(shard)
             if progress:
                 progress(len(table.shards), total)
-    manifest = assemble(keys.dataset, plan, reader.snapshot.schema, chunks, table, figures or Figures())
+    manifest = assemble(keys.dataset, reader.snapshot.schema, chunks, table, dictionaries, figures or Figures())
     written = [shard.ref.size for shard in table.shards.values() if shard.written]
     reused = [shard.ref.size for shard in table.shards.values() if not shard.written]
     seconds = time.perf_counter() - began
@@ -149,22 +153,29 @@ def _in_place(
 # -- the shards to make --------------------------------------------------------------------------------
 
 
+def _dictionaries(reader: SourceReader, bases: Sequence[Base]) -> Dictionaries:
+    """Return the snapshot's dictionaries: those of a layout of it, or else gathered from the source."""
+    for base in bases:
+        if base.manifest.header.fingerprint == reader.snapshot.fingerprint:
+            return base.manifest.dictionaries
+    schema = reader.snapshot.schema
+    names = [field.name for field in schema if any(dictionary_leaves(field.type, ""))]
+    tables = (table for _, table in reader.scan(columns=names)) if names else ()
+    return Dictionaries.from_tables(schema, tables)
+
+
 def _build(
     store: ObjectStore,
     keys: DatasetKeys,
-    reader: SourceReader,
-    chunks: ChunkOrder,
-    todo: list[int],
+    groups: list[list[ShardTask]],
+    rows: PhysicalRows,
     execution: Execution,
 ) -> Iterator[list[PutShard]]:
     """Yield shards as they are put, group after group."""
-    if not todo:
+    if not groups:
         return
-    row_bytes = _row_bytes(reader)
-    tasks = [_shard_task(chunks, number) for number in todo]
-    groups = list(_groups(tasks, row_bytes, execution.group_bytes))
     ids = [np.unique(np.concatenate([task.stored for task in group])) for group in groups]
-    with Gatherer(reader, ids, row_bytes, execution.spool).rows() as gathered:
+    with gather(rows, ids, execution.spool) as gathered:
         work = (GroupTask(store, keys, rows, tuple(group)) for rows, group in zip(gathered, groups, strict=True))
         if execution.executor is not None:
             yield from _elsewhere(execution.executor, work, execution.workers)
@@ -213,24 +224,15 @@ def _shard_task(chunks: ChunkOrder, number: int) -> ShardTask:
     return ShardTask(number, stored, offsets, contents.origins[int(contents.origin[number])].compression)
 
 
-def _row_bytes(reader: SourceReader) -> float:
-    """Estimate the bytes of a row in memory from the source's first rows."""
-    for _, table in reader.scan():
-        if table.num_rows:
-            return table.nbytes / table.num_rows + 8
-    raise SourceError(f"source {reader.snapshot.url} has no row; there is nothing to materialise")
-
-
-def _groups(tasks: list[ShardTask], row_bytes: float, limit: int) -> Iterator[list[ShardTask]]:
-    """Yield runs of shards whose rows fit `limit` bytes together; a larger shard comes alone."""
-    group: list[ShardTask] = []
+def _groups_of(chunks: ChunkOrder, shards: list[int], row_bytes: float, execution: Execution) -> list[list[ShardTask]]:
+    """Divide shards to make into runs whose rows fit `group_bytes` together; a larger shard comes alone."""
+    groups: list[list[ShardTask]] = []
     held = 0.0
-    for task in tasks:
+    for task in (_shard_task(chunks, number) for number in shards):
         size = len(task.stored) * row_bytes
-        if group and held + size > limit:
-            yield group
-            group, held = [], 0.0
-        group.append(task)
+        if not groups or held + size > execution.group_bytes:
+            groups.append([])
+            held = 0.0
+        groups[-1].append(task)
         held += size
-    if group:
-        yield group
+    return groups

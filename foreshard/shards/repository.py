@@ -186,7 +186,8 @@ class Repository:
                 )
             ref = current.ref
         header = self.header(ref)
-        return Manifest(header, {kind: self._part(ref, header.parts[kind]) for kind in REQUIRED})
+        kinds = [*REQUIRED, *({"dictionaries"} & set(header.parts))]
+        return Manifest(header, {kind: self._part(ref, header.parts[kind]) for kind in kinds})
 
     def consistency(self, ref: LayoutRef) -> pa.RecordBatch:
         """Return a layout's consistency metadata (`CONSISTENCY_SCHEMA`), one row per chunk.

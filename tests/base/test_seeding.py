@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +14,15 @@ from hypothesis import strategies as st
 from foreshard.errors import ConfigError
 from foreshard.seeding import (
     ALGORITHM_VERSION,
+    Origin,
     PrngState,
     canonical_bytes,
     derive_seed,
+    derive_seeds,
     permutation,
     philox4x32,
     row_keys,
+    row_keys_of,
     uniforms,
 )
 
@@ -61,6 +66,15 @@ def test_seeds_and_their_canonical_bytes_never_change(case):
     assert derive_seed(**named).hex() == case["seed"]
 
 
+def test_seeds_of_many_values_and_keys_of_many_seeds_never_change():
+    golden = GOLDEN["derive_seeds"]
+    values = np.frombuffer(bytes.fromhex("".join(golden["values"])), np.uint8).reshape(-1, 16)
+    found = derive_seeds(golden["name"], values, **golden["fields"])
+    assert [row.tobytes().hex() for row in found] == golden["seeds"]
+    keys = row_keys_of(found, np.array(golden["which"]), np.array(golden["sample_ids"], np.int64))
+    assert [f"{key:016x}" for key in keys] == golden["keys"]
+
+
 def test_row_keys_and_uniforms_never_change():
     golden = GOLDEN["row_keys"]
     ids = np.array(golden["sample_ids"], np.int64)
@@ -77,6 +91,17 @@ def test_permutations_never_change():
     assert order.tolist() == golden["order"]
     assert after.to_json() == golden["state"]
     assert _sha256(permutation(PrngState(SEED), golden["n_big"])[0], "<i8") == golden["sha256_big"]
+
+
+@pytest.mark.slow
+def test_the_golden_file_holds_under_at_least_four_numpy_versions():
+    """In virtual environments that the tool makes; that none can be made is a failure, as nothing is then known."""
+    tool = Path(__file__).resolve().parents[2] / "tools" / "golden_over_numpy.py"
+    done = subprocess.run([sys.executable, str(tool)], capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()[1:]]
+    assert all(result == "ok" for _, _, result in rows)
+    assert len({version for version, _, _ in rows}) >= 4
 
 
 def test_the_golden_file_is_of_this_algorithm_version():
@@ -120,6 +145,33 @@ def test_a_field_of_another_type_is_refused_by_name(value):
         derive_seed(epoch=value)
 
 
+@given(fields, st.text(max_size=8), st.integers(0, 20), st.integers(0, 5), st.data())
+def test_many_seeds_at_once_are_the_seeds_one_by_one(named, name, width, n, data):
+    named = {key: value for key, value in named.items() if key not in (name, "name", "values")}
+    raw = data.draw(st.binary(min_size=n * width, max_size=n * width))
+    values = np.frombuffer(raw, np.uint8).reshape(n, width)
+    found = derive_seeds(name, values, **named)
+    if name != "algorithm_version":
+        assert [row.tobytes() for row in found] == [derive_seed(**{**named, name: v.tobytes()}) for v in values]
+
+
+def test_many_seeds_do_not_depend_on_the_size_of_blocks():
+    values = np.arange(40_000 * 2, dtype=np.uint32).view(np.uint8).reshape(-1, 8)
+    found = derive_seeds("x", values, root=1)
+    for at in (0, 16_383, 16_384, 39_999):
+        assert found[at].tobytes() == derive_seed(x=values[at].tobytes(), root=1)
+
+
+def test_an_origin_survives_json_and_a_malformed_one_is_refused():
+    origin = Origin("abc", "hotness", -7)
+    raw = json.loads(json.dumps(origin.to_json()))
+    assert Origin.from_json(raw) == origin
+    with pytest.raises(ConfigError, match="is malformed"):
+        Origin.from_json({"fingerprint": "abc", "strategy": "hotness"})
+    with pytest.raises(ConfigError, match="integer root_seed"):
+        Origin.from_json({**raw, "root_seed": "7"})
+
+
 # -- row keys ------------------------------------------------------------------------------------------
 @given(seeds, st.lists(st.integers(0, 2**63 - 1), max_size=40), st.integers(0, 40))
 def test_a_rows_key_depends_on_its_id_alone(seed, ids, cut):
@@ -136,6 +188,14 @@ def test_keys_do_not_depend_on_how_many_are_made_at_once():
     for size in (1 << 16, 50_000, 131_073):
         parts = [row_keys(SEED, ids[start : start + size]) for start in range(0, len(ids), size)]
         assert np.array_equal(whole, np.concatenate(parts))
+
+
+@given(st.lists(seeds, min_size=1, max_size=5), st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2**63 - 1))))
+def test_keys_of_many_seeds_at_once_are_the_keys_of_each(some, rows):
+    which = np.array([at % len(some) for at, _ in rows], np.int64)
+    ids = np.array([sample for _, sample in rows], np.int64)
+    found = row_keys_of(np.frombuffer(b"".join(some), np.uint8).reshape(-1, 16), which, ids)
+    assert found.tolist() == [int(row_keys(some[w], ids[i : i + 1])[0]) for i, w in enumerate(which.tolist())]
 
 
 def test_every_byte_of_the_seed_counts():
@@ -214,7 +274,7 @@ def test_every_position_is_as_likely_for_every_thing():
 def test_a_negative_number_of_things_is_refused():
     with pytest.raises(ConfigError, match="a permutation of -1 things"):
         permutation(PrngState(SEED), -1)
-    with pytest.raises(ConfigError, match="PRNG position -1 is negative"):
+    with pytest.raises(ConfigError, match="PRNG position -1 is not in 0"):
         PrngState(SEED, -1)
 
 
