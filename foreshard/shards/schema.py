@@ -5,7 +5,7 @@ the chunk holds its indices (`shards.dictionaries`).
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import pyarrow as pa
 
@@ -14,7 +14,7 @@ from foreshard.errors import SourceError
 SAMPLE_ID: Final = "sample_id"
 """Last column of every chunk: the int64 sample id of each row."""
 
-DictionaryType = pa.DictionaryType[Any, Any, Any]
+DictionaryType: TypeAlias = "pa.DictionaryType[Any, Any, Any]"
 _Leaf = Callable[[pa.DataType], pa.DataType]
 
 
