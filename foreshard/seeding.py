@@ -133,7 +133,7 @@ class Origin:
         Raises:
             ConfigError: a field is missing or of another type.
         """
-        fingerprint, strategy, root_seed = (raw.get(name) for name in ("fingerprint", "strategy", "root_seed"))
+        fingerprint, strategy, root_seed = map(raw.get, ("fingerprint", "strategy", "root_seed"))
         if not isinstance(fingerprint, str) or not isinstance(strategy, str) or type(root_seed) is not int:
             raise ConfigError(f"origin {raw} is malformed: it needs texts fingerprint, strategy and integer root_seed")
         return cls(fingerprint, strategy, root_seed)
