@@ -135,8 +135,8 @@ class Origin:
         Raises:
             ConfigError: a field is missing or of another type.
         """
-        fingerprint, strategy, compression = (raw.get(name) for name in ("fingerprint", "strategy", "compression"))
-        root_seed = raw.get("root_seed")
+        names = ("fingerprint", "strategy", "root_seed", "compression")
+        fingerprint, strategy, root_seed, compression = map(raw.get, names)
         if not isinstance(fingerprint, str) or not isinstance(strategy, str) or type(root_seed) is not int:
             raise ConfigError(f"origin {raw} is malformed: it needs texts fingerprint, strategy and integer root_seed")
         return cls(fingerprint, strategy, root_seed, str(compression or "none"))

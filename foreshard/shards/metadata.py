@@ -140,7 +140,7 @@ def consistency_origins(table: pa.RecordBatch) -> tuple[Origin, ...]:
     raw = (table.schema.metadata or {}).get(_ORIGINS_KEY.encode())
     try:
         return tuple(Origin.from_json(each) for each in json.loads(raw or b"null"))
-    except (ValueError, TypeError, ConfigError) as error:
+    except (ValueError, TypeError, AttributeError, ConfigError) as error:
         raise CorruptDataError(
             f"consistency metadata name their origins as {raw!r}, which is no list of origins; rebuild the layout"
         ) from error
