@@ -97,7 +97,6 @@ def find_garbage(
     abandoned = {ref: files for ref, files in unfinished.items() if all(scope.orphaned(m) for m in files.metas)}
     headers = _headers(scope, committed)
     needed = _needed(scope, headers, [ref for ref in unfinished if ref not in abandoned])
-    on_chain = {chain.key(scope.keys, publication) for publication in chain.publications}
     found: dict[str, Iterable[tuple[Sequence[str], Sequence[int]]]] = {
         "header": [_columns(files.header for files in doomed if files.header)],
         "layout": [_columns(meta for files in doomed for meta in files.others.values())],
@@ -107,7 +106,7 @@ def find_garbage(
         "journal": [
             _columns(m for files in committed.values() for name, m in files.others.items() if _is_journal(name))
         ],
-        "publication": [_columns(m for key, m in chain.records.items() if key not in on_chain and scope.orphaned(m))],
+        "publication": [_columns(_lost(scope, chain))],
         "lease": [_columns(leases)],
     }
     tables = [_table(code, *columns) for code, name in enumerate(CATEGORIES) for columns in found[name]]
@@ -200,6 +199,13 @@ def _unnamed(scope: Scope, files: LayoutFiles, header: Header) -> list[ObjectMet
         body = refetch(scope.store, lambda: unseal(scope.store.get(plan.key), plan.key))
         unnamed = [meta for meta in unnamed if _name(meta) != PartRef(**body["table"]).name]
     return unnamed
+
+
+def _lost(scope: Scope, chain: Chain) -> list[ObjectMeta]:
+    """Return records of publications that never came about."""
+    start, on_chain = len(scope.keys.publications), {chain.key(scope.keys, move) for move in chain.publications}
+    metas = [meta for key, meta in chain.records.items() if key not in on_chain and _PUBLICATION.fullmatch(key, start)]
+    return [meta for meta in metas if scope.orphaned(meta)]
 
 
 def _name(meta: ObjectMeta) -> str:
