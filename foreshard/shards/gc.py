@@ -17,7 +17,7 @@ from foreshard.errors import ConflictError
 from foreshard.keys import DatasetKeys
 from foreshard.retention import RetentionConfig
 from foreshard.shards.gc_layouts import Decision, decide, find_chain, find_layouts
-from foreshard.shards.gc_objects import CATEGORIES, GARBAGE_SCHEMA, Scope, check_keys, find_garbage
+from foreshard.shards.gc_objects import CATEGORIES, GARBAGE_SCHEMA, Scope, check_keys, find_garbage, find_uploads
 from foreshard.shards.gc_report import GcReport
 from foreshard.shards.gc_state import Sweep, SweepTimes
 from foreshard.shards.held_lease import HeldLease
@@ -153,6 +153,10 @@ class _Collection:
                         self.deleted += 1
                     if self.progress:
                         self.progress(self.deleted, len(codes))
+        for upload in report.uploads:
+            self._tick(sweep)
+            sweep.check()
+            self.store.abort_uploads([upload])
 
     def _tick(self, sweep: Sweep) -> None:
         """Keep the sweep alive, unless a writer has come and waits for its end."""
@@ -182,7 +186,7 @@ def _find(
         )
     metas = [ObjectMeta(found.key, len(found.lease.to_json()), "", found.modified) for found in expired]
     garbage = find_garbage(scope, layouts, decision, chain, metas)
-    return GcReport(scope.now, decision.kept, decision.doomed, garbage)
+    return GcReport(scope.now, decision.kept, decision.doomed, garbage, find_uploads(scope))
 
 
 def _sort(

@@ -26,6 +26,7 @@ from foreshard.shards.parts import load_part
 from foreshard.shards.refetch import refetch
 from foreshard.shards.sealed import unseal
 from foreshard.storage import ObjectMeta, ObjectStore
+from foreshard.uploads import Upload
 
 CATEGORIES: Final = ("header", "layout", "shard", "unfinished", "part", "journal", "publication", "lease")
 """Kinds of garbage, in the order in which they are deleted."""
@@ -111,6 +112,14 @@ def find_garbage(
     }
     tables = [_table(code, *columns) for code, name in enumerate(CATEGORIES) for columns in found[name]]
     return pa.concat_tables(tables).combine_chunks()
+
+
+def find_uploads(scope: Scope) -> tuple[Upload, ...]:
+    """Return the uploads that were begun below the dataset's prefix and are too old to be finished still."""
+    oldest = scope.now - timedelta(hours=scope.policy.orphan_hours)
+    prefix = f"{scope.keys.dataset}/"
+    found = scope.store.uploads(scope.keys.dataset)
+    return tuple(upload for upload in found if upload.key.startswith(prefix) and upload.started <= oldest)
 
 
 def check_keys(keys: DatasetKeys, garbage: Sequence[str], kept: Collection[LayoutRef]) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from foreshard.keys import LayoutRef
 from foreshard.shards.gc_objects import CATEGORIES
+from foreshard.uploads import Upload
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class GcReport:
         kept: the committed layouts that stay, each with the reasons.
         doomed: the committed layouts that go.
         garbage: the objects to delete, in order: rows of `GARBAGE_SCHEMA` (`key`, `size` in bytes, `category`).
+        uploads: abandoned uploads to abort, after the objects.
         executed: whether this was no dry run.
         deleted: how many objects are gone, from the first row on.
         blocked: why a collection could not begin or broke off, and what to do; None if nothing was in the way.
@@ -39,6 +41,7 @@ class GcReport:
     kept: Mapping[LayoutRef, tuple[str, ...]]
     doomed: tuple[LayoutRef, ...]
     garbage: pa.Table
+    uploads: tuple[Upload, ...] = ()
     executed: bool = False
     deleted: int = 0
     blocked: str | None = None

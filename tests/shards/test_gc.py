@@ -11,7 +11,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from obstore.store import LocalStore
 from shardkit import StopError, World, build_plan, flip_byte, make_world
 
 from foreshard.errors import ConflictError, CorruptDataError, StorageError
@@ -26,6 +25,7 @@ from foreshard.shards.lease_record import FoundLease, find_leases, new_lease
 from foreshard.shards.pointer import Current
 from foreshard.shards.repository import Repository
 from foreshard.storage import ObjectMeta, ObjectStore
+from foreshard.storage_writes import Write
 
 KEYS = DatasetKeys("data")
 NOW_ONLY = RetentionConfig(keep_generations=1, keep_hours=0, orphan_hours=0)
@@ -285,6 +285,22 @@ def test_what_crashed_attempts_left_beside_committed_layouts_goes(world):
     assert len(list(world.repository.publications())) == 1
 
 
+def test_abandoned_uploads_of_the_dataset_are_swept_once_they_are_old(world):
+    publish_epochs(world, 1)
+    names = [f"data/shards/00/{'0' * 64}.arrow", f"data2/shards/00/{'0' * 64}.arrow"]
+    for name in names:  # what a killed writer leaves in a folder
+        path = world.path(f"{name}#1")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    assert run_gc(world.store, KEYS, RetentionConfig(), times=QUICK).uploads == ()
+    age(world, [f"{name}#1" for name in names])
+    assert [upload.key for upload in world.repository.plan_gc().uploads] == names[:1]
+    report = run_gc(world.store, KEYS, RetentionConfig(), times=QUICK)
+    assert [upload.key for upload in report.uploads] == names[:1]
+    assert not world.path(f"{names[0]}#1").exists()
+    assert world.path(f"{names[1]}#1").exists(), "another dataset's"
+
+
 def test_the_history_of_publications_outlives_the_layouts(world):
     refs = publish_epochs(world, 4)
     age_all(world)
@@ -356,92 +372,75 @@ def test_a_collection_of_millions_of_shards_lists_them_folder_by_folder(world, m
 # -- crashes -------------------------------------------------------------------------------------------
 
 
-class DyingStore(ObjectStore):
-    """A real local store that stops before or after its n-th change, and at every one from then on."""
+class Crash:
+    """Ends everything at the n-th moment right before or after a write, as the store itself tells them."""
 
-    def __init__(self, folder: Path, stop_at: int = -1, *, after: bool = False) -> None:
-        super().__init__(folder.as_uri(), LocalStore(folder))
-        self.stop_at, self.after, self.steps, self.inside = stop_at, after, 0, False
+    def __init__(self, at: int = -1) -> None:
+        self.at, self.moments = at, 0
 
-    def _step(self, change) -> None:
-        if self.inside:  # part of a swap
-            return change()
-        number, self.steps = self.steps, self.steps + 1
-        stop = 0 <= self.stop_at <= number
-        if stop and not (self.after and number == self.stop_at):
+    def __call__(self, _: Write) -> None:
+        number, self.moments = self.moments, self.moments + 1
+        if 0 <= self.at <= number:
             raise StopError(number)
-        self.inside = True
-        try:
-            result = change()
-        finally:
-            self.inside = False
-        if stop:
-            raise StopError(number)
-        return result
-
-    def create(self, key, data):
-        return self._step(lambda: ObjectStore.create(self, key, data))
-
-    def swap(self, key, data, expected):
-        return self._step(lambda: ObjectStore.swap(self, key, data, expected))
-
-    def put(self, key, data):
-        return self._step(lambda: ObjectStore.put(self, key, data))
-
-    def delete(self, keys):
-        return self._step(lambda: ObjectStore.delete(self, keys))
 
 
-def test_a_crash_at_any_step_leaves_every_layout_whole_and_the_next_collection_finishes(world):
-    publish_epochs(world, 5)
-    world.repository.materialize(build_plan(world.snapshot, order_seed=8, generation="demo.e000020"), world.reader())
-    folder, copy = world.folder / "store", world.folder / "copy"
-    shutil.copytree(folder, copy)
-    whole = DyingStore(copy)
-    run_gc(whole, KEYS, NOW_ONLY, times=QUICK)
-    wanted = {m.key for m in whole.list("data")}
-    assert whole.steps >= 40
+def reopened(folder: Path, world: World) -> World:
+    """Return the world as another process sees it in a copy of its store."""
+    other = World.__new__(World)
+    other.folder, other.snapshot, other.store = folder.parent, world.snapshot, ObjectStore.open(folder.as_uri())
+    other.repository = Repository(other.store, "data")
+    return other
 
-    for stop_at in range(whole.steps):
-        for after in (False, True):
-            shutil.rmtree(copy)
-            shutil.copytree(folder, copy)
+
+def test_a_crash_at_any_moment_leaves_every_layout_whole_and_the_next_collection_finishes(world):
+    publish_epochs(world, 4)
+    world.repository.materialize(build_plan(world.snapshot, order_seed=8, generation="demo.e000016"), world.reader())
+    copy = world.folder / "copy" / "store"
+
+    def crash(at: int) -> tuple[World, Crash]:
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(world.folder / "store", copy)
+        crashed = reopened(copy, world)
+        crashed.store.on_write = moments = Crash(at)
+        if at < 0:
+            run_gc(crashed.store, KEYS, NOW_ONLY, times=QUICK)
+        else:
             with pytest.raises(StopError):
-                run_gc(DyingStore(copy, stop_at, after=after), KEYS, NOW_ONLY, times=QUICK)
-            survivor = World.__new__(World)
-            survivor.folder, survivor.store = world.folder, ObjectStore.open(copy.as_uri())
-            survivor.repository = Repository(survivor.store, "data")
-            check_whole(survivor)
-            # What the killed one held runs out.
-            if survivor.store.exists(KEYS.gc):
-                os.utime(copy / KEYS.gc, (0, 0))
-            for found in find_leases(survivor.store, KEYS):
-                expired = replace(found.lease, expires_at=(datetime.now(UTC) - LONG_AGO).isoformat())
-                survivor.store.put(found.key, expired.to_json())
-                os.utime(copy / found.key, (0, 0))
-            assert run_gc(survivor.store, KEYS, NOW_ONLY, times=QUICK).complete
-            assert {m.key for m in survivor.store.list("data")} == wanted, (stop_at, after)
+                run_gc(crashed.store, KEYS, NOW_ONLY, times=QUICK)
+        return reopened(copy, world), moments
+
+    whole, moments = crash(-1)
+    wanted = {m.key for m in whole.store.list("data")}
+    assert moments.moments >= 60
+    for at in range(moments.moments):
+        survivor, _ = crash(at)
+        check_whole(survivor)
+        # What the killed one held runs out.
+        for found in find_leases(survivor.store, KEYS):
+            expired = replace(found.lease, expires_at=(datetime.now(UTC) - LONG_AGO).isoformat())
+            survivor.store.put(found.key, expired.to_json())
+            age(survivor, [found.key])
+        if survivor.store.exists(KEYS.gc):
+            age(survivor, [KEYS.gc])
+        assert run_gc(survivor.store, KEYS, NOW_ONLY, times=QUICK).complete
+        assert {m.key for m in survivor.store.list("data")} == wanted, at
 
 
 def test_a_collection_that_failed_in_the_middle_keeps_others_out_until_its_time_is_over(world):
     publish_epochs(world, 4)
-    probe = world.folder / "probe"
-    shutil.copytree(world.folder / "store", probe)
-    whole = DyingStore(probe)
-    run_gc(whole, KEYS, NOW_ONLY, times=QUICK)
 
-    class Failing(DyingStore):
-        def delete(self, keys):
-            if "/shards/" in keys[0]:
-                raise StorageError(f"{keys[0]!r}: no answer")
-            super().delete(keys)
+    def fail(write: Write) -> None:
+        if write.action == "delete" and "/shards/" in write.key:
+            raise StorageError(f"{write.key!r}: no answer")
 
+    world.store.on_write = fail
     with pytest.raises(StorageError, match="no answer"):
-        run_gc(Failing(world.folder / "store"), KEYS, NOW_ONLY, times=QUICK)
+        run_gc(world.store, KEYS, NOW_ONLY, times=QUICK)
+    world.store.on_write = None
     with pytest.raises(ConflictError, match="running already"):
         run_gc(world.store, KEYS, NOW_ONLY, times=QUICK)
     check_whole(world)
-    os.utime(world.path(KEYS.gc), (0, 0))
+    age(world, [KEYS.gc])
     assert run_gc(world.store, KEYS, NOW_ONLY, times=QUICK).complete
 
 
