@@ -85,7 +85,8 @@ def read(place: Place, seed: int, done, reads) -> None:
     while not done.is_set():
         wanted = None
         if chance.random() < 0.5:
-            wanted = [publication.ref for publication in repository.publications()][:3][chance.integers(3)]
+            newest = [publication.ref for publication in repository.publications()][:4]
+            wanted = newest[chance.integers(len(newest))]
         try:
             lease = repository.lease_reader(wanted)
         except ObjectNotFoundError:
@@ -96,6 +97,7 @@ def read(place: Place, seed: int, done, reads) -> None:
             for _ in range(2):
                 batches = repository.read_chunks(manifest, range(len(manifest)))
                 assert sum(batch.num_rows for batch in batches) == manifest.header.rows
+                time.sleep(chance.random() * 0.1)  # a generation or two go by
             reads.value += 1
 
 
