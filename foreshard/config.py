@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from foreshard.errors import ConfigError, PlanError
 from foreshard.keys import check_name
+from foreshard.retention import RetentionConfig
 from foreshard.splits import SPLITS
 
 if TYPE_CHECKING:
@@ -223,6 +224,7 @@ class ForeshardConfig(_Model):
     cluster: ClusterConfig
     loader: LoaderConfig = Field(default_factory=lambda: LoaderConfig.model_validate({}))
     reshard: ReshardConfig = Field(default_factory=lambda: ReshardConfig.model_validate({}))
+    retention: RetentionConfig = RetentionConfig()
 
 
 def load_config(path: Path) -> ForeshardConfig:
@@ -285,6 +287,7 @@ _SECTIONS: Final[dict[str, type[BaseModel]]] = {
     "nodes": NodeConfig,
     "loader": LoaderConfig,
     "reshard": ReshardConfig,
+    "retention": RetentionConfig,
 }
 
 

@@ -9,6 +9,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _GENERATION = re.compile(r"(?P<run>[A-Za-z0-9][A-Za-z0-9_-]{0,127})\.e(?P<epoch>[0-9]{6,})")
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,191}")
 _KINDS = ("events", "samples")
+_HOLDERS = ("reader", "writer", "gc")
 _DIGEST = re.compile(r"[0-9a-f]{16,64}")
 
 
@@ -134,6 +135,23 @@ class DatasetKeys:
         parse_generation_key(generation)
         return f"{self.dataset}/layouts/{generation}/{_digest(plan_digest)}/{_parts(name)}"
 
+    @property
+    def layouts(self) -> str:
+        """Prefix of all layouts."""
+        return f"{self.dataset}/layouts/"
+
+    def parse_layout(self, key: str) -> tuple[LayoutRef, str] | None:
+        """Split the key of a layout's object into layout and name; None where it is no such key."""
+        prefix, parts = self.layouts, key[len(self.layouts) :].split("/", 2)
+        if not key.startswith(prefix) or len(parts) != 3:  # noqa: PLR2004 - generation, digest, name
+            return None
+        generation, digest, name = parts
+        try:
+            expected = self.layout(generation, digest, name)
+        except ConfigError:
+            return None
+        return (LayoutRef(generation, digest), name) if expected == key else None
+
     def journal(self, generation: str, plan_digest: str, name: str = "") -> str:
         """What an unfinished materialisation has put already: one record, or the prefix of them all."""
         prefix = self.layout(generation, plan_digest, "journal") + "/"
@@ -161,6 +179,23 @@ class DatasetKeys:
     def publications(self) -> str:
         """Prefix of the records of the pointer's moves."""
         return f"{self.dataset}/publications/"
+
+    # -- what keeps objects from being deleted ---------------------------------------------------------
+    def lease(self, kind: str, lease_id: str) -> str:
+        """What somebody holds while reading or writing; `kind` is `reader`, `writer` or `gc`."""
+        if kind not in _HOLDERS:
+            raise ConfigError(f"lease kind {kind!r} is unknown; use one of {', '.join(_HOLDERS)}")
+        return f"{self.leases}{kind}-{_digest(lease_id)}.json"
+
+    @property
+    def leases(self) -> str:
+        """Prefix of all leases."""
+        return f"{self.dataset}/leases/"
+
+    @property
+    def gc(self) -> str:
+        """Whether garbage is being collected, by whom, and which layouts may go."""
+        return f"{self.dataset}/gc.json"
 
     # -- what training jobs report ---------------------------------------------------------------------
     @property

@@ -6,17 +6,45 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from foreshard.errors import ObjectNotFoundError
+from foreshard.errors import AccessDeniedError, ObjectNotFoundError
+from foreshard.keys import LayoutRef
 from foreshard.loader.dealing import nodes_of
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.reading import chunk_fetcher, wanted_columns
 from foreshard.prefetch.manifest import read_prefetch
 from foreshard.prefetch.prefetcher import Prefetcher
 from foreshard.prefetch.region import Region
+from foreshard.shards.leases import ReaderLease
 from foreshard.shards.manifest import Manifest
 from foreshard.shards.repository import Repository
 
 _LOCAL_BURST: Final = 16
+
+
+def hold_layout(repository: Repository, layout: LayoutRef | None, options: LoaderOptions, split: int) -> "HeldLayout":
+    """Open a layout (the current one by default) under a lease, and make memory for it.
+
+    Raises:
+        AccessDeniedError: the credentials do not allow to write the lease.
+        ObjectNotFoundError: there is no such layout, or nothing was published yet.
+        ConfigError: the layout lacks a column.
+        BudgetError: the memory cannot hold what is needed to make progress.
+    """
+    if not options.lease_ttl:
+        return HeldLayout(repository, repository.open(layout), options, split)
+    run = options.logging.run if options.logging else None
+    try:
+        lease = repository.lease_reader(layout, ttl=options.lease_ttl, run=run)
+    except AccessDeniedError as error:
+        raise AccessDeniedError(
+            f"a lease that keeps gc from the layout cannot be written: {error}; where this job may only read, set "
+            "lease_ttl=0 in its LoaderOptions and let `retention` keep the layouts that it reads for long enough"
+        ) from error
+    try:
+        return HeldLayout(repository, repository.open(lease.ref), options, split, lease)
+    except BaseException:
+        lease.release()
+        raise
 
 
 class HeldLayout:
@@ -27,6 +55,7 @@ class HeldLayout:
         manifest: the layout.
         options: memory, columns and place of the reader.
         split: code of the split that is read; its chunks size the memory.
+        lease: keeps gc from the layout; None for none.
 
     Attributes:
         schema: columns of a batch.
@@ -39,8 +68,15 @@ class HeldLayout:
         BudgetError: the memory cannot hold what is needed to make progress.
     """
 
-    def __init__(self, repository: Repository, manifest: Manifest, options: LoaderOptions, split: int) -> None:
-        self.manifest = manifest
+    def __init__(
+        self,
+        repository: Repository,
+        manifest: Manifest,
+        options: LoaderOptions,
+        split: int,
+        lease: ReaderLease | None = None,
+    ) -> None:
+        self.manifest, self.lease = manifest, lease
         self._repository, self._options = repository, options
         columns = wanted_columns(manifest, options.columns)
         self.schema = pa.schema([manifest.schema.field(name) for name in columns])
@@ -66,6 +102,26 @@ class HeldLayout:
     def nodes(self) -> list[int]:
         """The layout's nodes that this rank reads for: several where there are fewer ranks than nodes."""
         return nodes_of(self._options.place, len(self.manifest.header.nodes))
+
+    def keep(self) -> None:
+        """Keep gc from the layout from now on, as long as this process lives.
+
+        A thread renews the lease. Renewing between batches would lose it in a long step, such as a validation, while a
+        job that hangs but lives costs no more than the space of its layout. The thread starts with the first loop.
+
+        Raises:
+            ObjectNotFoundError: the lease had run out before, and gc has removed the layout.
+        """
+        if self.lease is not None:
+            self.lease.keep()
+
+    def close(self) -> None:
+        """Stop the threads, free the memory and give the lease up; all are taken again when they are needed."""
+        try:
+            self.prefetcher.close()
+        finally:
+            if self.lease is not None:
+                self.lease.release()
 
     def warm(self, *, share: float) -> int:
         """Begin to fetch the chunks that the prefetch manifests of this rank's nodes pin, best first.

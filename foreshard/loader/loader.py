@@ -12,7 +12,7 @@ from foreshard.loader.assembly import Assembler
 from foreshard.loader.batch import Batch
 from foreshard.loader.dealing import epoch_steps
 from foreshard.loader.epochs import EpochReport
-from foreshard.loader.held import HeldLayout
+from foreshard.loader.held import HeldLayout, hold_layout
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.order import Order
 from foreshard.loader.progress import EpochProgress, begin_epoch
@@ -77,7 +77,7 @@ class Loader:
         self._pid, self._forked = os.getpid(), False
         self._loop: _Loop | None = None
         self._progress: EpochProgress | None = None
-        self._held = HeldLayout(repository, repository.open(layout), options, self._split)
+        self._held = hold_layout(repository, layout, options, self._split)
 
     # -- the layout -----------------------------------------------------------------------------------
     @property
@@ -109,15 +109,20 @@ class Loader:
                 read the old layout.
         """
         self._check_idle(reading_only=False)
-        manifest = self.repository.open(layout)
+        current = None if layout else self.repository.current()
+        if self.layout == (layout or (current and current.ref)):
+            return False
+        held = hold_layout(self.repository, layout, self.options, self._split)
+        manifest = held.manifest
         if manifest.ref == self.manifest.ref:
+            held.close()
             return False
         if manifest.header.fingerprint != self.manifest.header.fingerprint:
+            held.close()
             raise ConfigError(
                 f"layout {manifest.ref} is of snapshot {manifest.header.fingerprint}, this loader reads "
                 f"{self.manifest.header.fingerprint}; a run keeps its snapshot, start a new run for new data"
             )
-        held = HeldLayout(self.repository, manifest, self.options, self._split)
         self.close()
         self._held = held
         self.warm()
@@ -135,6 +140,7 @@ class Loader:
             ConfigError: the loader is being iterated.
         """
         self._check_idle(reading_only=False)
+        self._held.keep()
         return self._held.warm(share=self._tuning.forecast * (1 - self._tuning.lookahead))
 
     # -- reading --------------------------------------------------------------------------------------
@@ -176,6 +182,7 @@ class Loader:
             self.order, self.manifest, self.options, split=self._split, epoch=epoch, first=self._step
         )
         held, prefetcher = self._held, self._held.prefetcher
+        held.keep()
         resident = prefetcher.resident()
         plan = plan_epoch(
             touches,
@@ -255,7 +262,7 @@ class Loader:
         loop = self._loop
         if loop is not None and loop.assembler.stop():
             self._loop = None
-        self._held.prefetcher.close()
+        self._held.close()
         if self._loop is not None:
             raise DeadlineError(
                 f"the loader is not closed after {self.options.timeout} s; {self._loop.assembler.where}"
@@ -267,6 +274,7 @@ class Loader:
             self._pid, self._forked = os.getpid(), True
             self._loop = self._progress = None
             self._held.forget()
+            # Its parent's lease keeps the layout.
             self._held = HeldLayout(self.repository, self.manifest, self.options, self._split)
 
     def _check_idle(self, *, reading_only: bool = True) -> None:

@@ -44,6 +44,9 @@ class LoaderOptions:
         queue_batches: assembled batches that may wait for the training loop, beside the memory for chunks.
         max_concurrency: most fetches in flight at a time; the loader uses fewer while batches are ready in time.
         timeout: seconds any wait may last.
+        lease_ttl: seconds for which gc still spares the layout once this process is gone. While it lives the loader
+            renews a small object in the store; 0 for none, as with credentials that may only read: then `retention` in
+            `foreshard.yaml` alone keeps the layout.
         logging: where to report accesses; None to report nothing.
     """
 
@@ -57,12 +60,15 @@ class LoaderOptions:
     queue_batches: int = 8
     max_concurrency: int = 4
     timeout: float = 60.0
+    lease_ttl: float = 600.0
     logging: Logging | None = None
 
     def __post_init__(self) -> None:
         for name in ("global_batch", "queue_batches", "max_concurrency", "timeout", "cache_fraction"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} {getattr(self, name)} must be above 0")
+        if self.lease_ttl and not 1 <= self.lease_ttl < float("inf"):
+            raise ConfigError(f"lease_ttl {self.lease_ttl} must be at least 1 s, or 0 for no lease")
         if self.global_batch < self.place.world:
             raise ConfigError(f"global batch {self.global_batch} gives some of {self.place.world} ranks no sample")
         if self.dealing not in ("position", "owner"):

@@ -9,10 +9,14 @@ from numpy.typing import NDArray
 from foreshard.errors import ConfigError, ConflictError, CorruptDataError, ObjectExistsError, ObjectNotFoundError
 from foreshard.keys import DatasetKeys, LayoutRef, parse_generation_key
 from foreshard.layout.plan import Plan
+from foreshard.retention import RetentionConfig
 from foreshard.shards import records
 from foreshard.shards.assemble import Figures
+from foreshard.shards.gc import plan_gc, run_gc
+from foreshard.shards.gc_report import GcReport
 from foreshard.shards.header import Header, PartRef
 from foreshard.shards.journal import clear_journal
+from foreshard.shards.leases import DEFAULT_TTL, WRITER_TIMEOUT, ReaderLease, WriterLease, lease_reader, lease_writer
 from foreshard.shards.manifest import REQUIRED, Manifest
 from foreshard.shards.materialize import Execution, Materialized, Progress, materialize
 from foreshard.shards.parts import load_part
@@ -257,3 +261,24 @@ class Repository:
 
     def _part(self, ref: LayoutRef, part: PartRef) -> pa.Buffer:
         return load_part(self.store, self.keys, ref, part)
+
+    # -- leases and garbage ----------------------------------------------------------------------------
+    def lease_reader(
+        self, ref: LayoutRef | None = None, *, ttl: float = DEFAULT_TTL, run: str | None = None
+    ) -> ReaderLease:
+        """Keep gc from a layout (the current one by default); see `foreshard.shards.leases.lease_reader`."""
+        return lease_reader(self.store, self.keys, self.open, ref=ref, ttl=ttl, run=run)
+
+    def lease_writer(
+        self, generation: str, *, ttl: float = DEFAULT_TTL, timeout: float = WRITER_TIMEOUT
+    ) -> WriterLease:
+        """Keep gc out while a generation is made and published; see `foreshard.shards.leases.lease_writer`."""
+        return lease_writer(self.store, self.keys, generation, ttl=ttl, timeout=timeout)
+
+    def plan_gc(self, policy: RetentionConfig | None = None) -> GcReport:
+        """Return what `run_gc` would delete, and change nothing; see `foreshard.shards.gc.plan_gc`."""
+        return plan_gc(self.store, self.keys, policy or RetentionConfig())
+
+    def run_gc(self, policy: RetentionConfig | None = None, *, progress: Progress | None = None) -> GcReport:
+        """Delete what nothing holds; see `foreshard.shards.gc.run_gc`."""
+        return run_gc(self.store, self.keys, policy or RetentionConfig(), progress=progress)

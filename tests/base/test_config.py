@@ -76,6 +76,8 @@ def test_absolute_stores_stay_as_they_are(tmp_path, url):
         ("cluster.nodes.0.speed", float("nan"), "finite number"),
         ("cluster.nodes.0.colour", "red", "use one of name, memory, speed, bandwidth"),
         ("cluster.nodes", [], "at least 1 item"),
+        ("retention.keep_generations", 0, "greater than or equal to 1"),
+        ("retention.keep_days", 1, "use one of keep_generations, keep_hours, orphan_hours"),
         ("loader.global_batch", 0, "greater than 0"),
         ("loader.cache_fraction", 1.5, "less than or equal to 1"),
         ("loader.concurrency", 1.5, "valid integer"),

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foreshard.errors import ConfigError
-from foreshard.keys import DatasetKeys, check_name, generation_key, parse_generation_key
+from foreshard.keys import DatasetKeys, LayoutRef, check_name, generation_key, parse_generation_key
 
 KEYS = DatasetKeys("demo")
 DIGEST = "0123456789abcdef" * 2
@@ -137,3 +137,18 @@ def test_every_key_lies_below_its_dataset_and_none_inside_another():
     assert not [(a, b) for a in keys for b in keys if b.startswith(a + "/")]
     assert KEYS.marker("run", 4).startswith(KEYS.markers("run"))
     assert KEYS.markers("run").startswith(KEYS.runs)
+
+
+def test_the_key_of_a_layouts_object_tells_its_layout_and_nothing_else_is_taken_for_one():
+    keys = DatasetKeys("data")
+    key = keys.layout("demo.e000004", "ab" * 16, "prefetch/node-0.arrow")
+    assert keys.parse_layout(key) == (LayoutRef("demo.e000004", "ab" * 16), "prefetch/node-0.arrow")
+    others = (
+        "data2/" + key[5:],
+        key[5:],
+        "data/layouts/demo.e000004/x",
+        f"data/layouts/../{'ab' * 16}/x",
+        key + "/..",
+        "",
+    )
+    assert [keys.parse_layout(other) for other in others] == [None] * len(others)
