@@ -22,8 +22,7 @@ def shards_stage(context: Context, generation: str) -> StageResult:
     plan = context.repository.load_plan(ref)
     reader = SourceReader(context.repository.load_snapshot(plan.fingerprint))
     counts, scores = _chunk_figures(context, generation, plan.chunks.num_rows)
-    done = context.repository.materialize(plan, reader, figures=Figures(counts, scores))
-    context.repository.commit(done.manifest)
+    done = context.repository.make(plan, reader, figures=Figures(counts, scores))
     header = done.manifest.header
     return StageResult(
         data_version=digest_of(header.plan_digest, *sorted(shard.sha256 for shard in done.manifest.shards)),
@@ -78,7 +77,8 @@ def prefetch_stage(context: Context, generation: str) -> StageResult:
     for node, name in enumerate(manifest.header.nodes):
         budget = node_budget(context, manifest, node)
         table = build_prefetch(manifest, ranked, node, budget)
-        written.append(write_prefetch(context.store, context.keys, manifest.ref, name, table))
+        with context.repository.lease_writer(generation):
+            written.append(write_prefetch(context.store, context.keys, manifest.ref, name, table))
         pinned = int(np.count_nonzero(table.column("pinned").to_numpy(zero_copy_only=False)))
         rows.append({"node": name, "entries": table.num_rows, "pinned": pinned, "budget": budget})
     version = digest_of(manifest.header.plan_digest, *(context.store.get(key) for key in written))

@@ -98,6 +98,26 @@ class Repository:
             execution=execution,
         )
 
+    def make(
+        self,
+        plan: Plan,
+        reader: SourceReader,
+        *,
+        figures: Figures | None = None,
+        progress: Progress | None = None,
+        execution: Execution | None = None,
+    ) -> Materialized:
+        """Materialise and commit a plan, with gc kept out meanwhile; see `materialize`, `commit` and `lease_writer`.
+
+        Raises:
+            ConflictError: the layout was committed with other shards, or gc went by while this process stood still.
+        """
+        with self.lease_writer(plan.generation) as lease:
+            made = self.materialize(plan, reader, figures=figures, progress=progress, execution=execution)
+            lease.renew()
+            self.commit(made.manifest)
+        return made
+
     def _bases(self, plan: Plan) -> list[Base]:
         known = [ref for ref in (plan.ref, plan.parent) if ref is not None and self.committed(ref)]
         return [Base(self.load_plan(ref), self.open(ref)) for ref in known]
@@ -235,8 +255,9 @@ class Repository:
             ObjectNotFoundError: the layout is not committed.
             ConflictError: others kept replacing the pointer.
         """
-        self.header(ref)
-        return move_pointer(self.store, self.keys, ref)
+        with self.lease_writer(ref.generation):
+            self.header(ref)
+            return move_pointer(self.store, self.keys, ref)
 
     # -- reading ---------------------------------------------------------------------------------------
     def read_chunks(self, manifest: Manifest, chunk_ids: Sequence[int] | NDArray[np.integer]) -> list[pa.RecordBatch]:

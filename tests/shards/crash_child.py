@@ -42,7 +42,8 @@ def reshard(order: dict) -> None:
     plan = Plan.from_bytes(*(Path(part).read_bytes() for part in order["plan"]))
     reader = SourceReader(repository.load_snapshot(plan.fingerprint))
     one_by_one = Execution(workers=1, group_bytes=1)
-    repository.publish(repository.commit(repository.materialize(plan, reader, execution=one_by_one).manifest))
+    repository.make(plan, reader, execution=one_by_one)
+    repository.publish(plan.ref)
 
 
 def main() -> None:
