@@ -24,6 +24,7 @@ from foreshard.ahead import ahead
 from foreshard.errors import SourceError
 from foreshard.shards.codec import SAMPLE_ID, shard_schema
 from foreshard.shards.dictionaries import Dictionaries
+from foreshard.shards.pieces import Pieces
 from foreshard.source import SourceReader
 
 _WINDOW_ROWS: Final = 1 << 16
@@ -52,8 +53,15 @@ class Rows:
     table: pa.Table | None = None
     file: str | None = None
 
-    def load(self) -> pa.Table:
-        """Return the rows as one contiguous table."""
+    def load(self) -> Pieces:
+        """Return the rows, to take chunks from.
+
+        Raises:
+            SourceError: some are missing.
+        """
+        return Pieces(_whole(self._table(), self.ids))
+
+    def _table(self) -> pa.Table:
         if self.table is not None:
             return self.table
         assert self.file is not None
@@ -62,7 +70,7 @@ class Rows:
             while raw.tell() < raw.size():
                 with pa.ipc.open_stream(raw) as stream:
                     parts.append(stream.read_all())
-        return _whole(pa.concat_tables(parts), self.ids)
+        return pa.concat_tables(parts)
 
 
 class PhysicalRows:
@@ -144,7 +152,7 @@ def _must_spool(groups: Sequence[NDArray[np.int64]], row_bytes: float, spool: Pa
 
 def _read(source: PhysicalRows, ids: NDArray[np.int64]) -> pa.Table:
     parts = [rows for _, rows in source.read(ids)]
-    return _whole(pa.concat_tables(parts) if parts else source.schema.empty_table(), ids)
+    return pa.concat_tables(parts) if parts else source.schema.empty_table()
 
 
 def _deal(source: PhysicalRows, groups: Sequence[NDArray[np.int64]], files: list[str]) -> None:
@@ -195,4 +203,4 @@ def _whole(rows: pa.Table, ids: NDArray[np.int64]) -> pa.Table:
             f"the source gave {rows.num_rows} of {len(ids)} rows; its files have changed since the snapshot: sources "
             "are immutable, put them back and add files instead"
         )
-    return rows.combine_chunks()
+    return rows

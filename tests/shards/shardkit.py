@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -14,12 +15,19 @@ from obstore.store import LocalStore
 from foreshard.keys import LayoutRef
 from foreshard.layout.plan import Plan, chunk_content_ids, sort_inside_chunks
 from foreshard.layout.reuse import pack_onto
+from foreshard.shards.pieces import Pieces
 from foreshard.shards.repository import Repository
 from foreshard.source import Snapshot, SourceReader, take_snapshot
 from foreshard.splits import assign_splits
 from foreshard.storage import ObjectStore
 
 SPLIT_SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
+
+
+def take_chunks(rows: pa.Table | pa.RecordBatch, positions: np.ndarray, offsets: np.ndarray) -> list[pa.RecordBatch]:
+    """Take chunks out of rows as the materialiser does."""
+    pieces = Pieces(rows if isinstance(rows, pa.Table) else pa.Table.from_batches([rows]))
+    return [pieces.take(positions[start:end]) for start, end in pairwise(offsets.tolist())]
 
 
 def sample_table(rows: int) -> pa.Table:

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_tables import cuts, tables
+from shardkit import take_chunks
 
 from foreshard.errors import CorruptDataError, SourceError
-from foreshard.shards.codec import decode_chunk, encode_shard, logical_schema, shard_schema, take_chunks
+from foreshard.shards.codec import decode_chunk, encode_shard, logical_schema, shard_schema
 from foreshard.shards.dictionaries import Dictionaries
 from foreshard.shards.schema import SAMPLE_ID
 

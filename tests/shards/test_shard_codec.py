@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_tables import cuts
 from random_tables import tables as random_tables
+from shardkit import take_chunks
 
 from foreshard.errors import ConfigError, CorruptDataError, SourceError
 from foreshard.shards.codec import (
@@ -20,7 +21,6 @@ from foreshard.shards.codec import (
     encode_shard,
     logical_schema,
     shard_schema,
-    take_chunks,
 )
 from foreshard.shards.dictionaries import Dictionaries
 
