@@ -30,6 +30,9 @@ from foreshard.storage import ObjectStore
 GROUP_BYTES: Final = 32 << 20
 """Bytes of source rows that shards are made from at a time (at least one shard's)."""
 
+_MAKING: Final = 2 * GROUP_BYTES
+"""Bytes of rows that shards are being made from at a time, in threads; a larger group comes alone."""
+
 _ON_THEIR_WAY: Final = 4
 
 Progress = Callable[[int, int], None]
@@ -40,7 +43,7 @@ class Execution:
     """How a plan is executed; none of it changes a byte.
 
     Attributes:
-        workers: groups of shards made at a time.
+        workers: groups of shards made at a time; large ones come alone, as putting them takes the other cores.
         executor: where they are made; threads of this process if None. One that runs in other processes needs a store
             that can be opened there, and sees spool files only on this machine.
         group_bytes: see `GROUP_BYTES`. Memory peaks at about three times this for each worker.
@@ -180,7 +183,9 @@ def _build(
         if execution.executor is not None:
             yield from _elsewhere(execution.executor, work, execution.workers)
         else:
-            yield from _here(Putter(store, keys), work, execution.workers)
+            largest = max(len(each) for each in ids) * rows.row_bytes
+            fit = max(1, int(_MAKING // largest))
+            yield from _here(Putter(store, keys), work, min(execution.workers, fit))
 
 
 def _here(putter: Putter, work: Iterator[GroupTask], workers: int) -> Iterator[list[PutShard]]:

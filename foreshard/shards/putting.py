@@ -17,8 +17,11 @@ from foreshard.shards.shard_table import PutShard
 from foreshard.storage import ObjectStore
 
 THREADS: Final = 8
-IN_FLIGHT: Final = 64 << 20
-"""Encoded bytes that may wait for the store or be on their way to it."""
+IN_FLIGHT: Final = 192 << 20
+"""Encoded bytes that may wait for a server or be on their way to it; a server answers late, so it needs many at once."""
+
+IN_FLIGHT_LOCAL: Final = 64 << 20
+"""The same for a local folder."""
 
 
 class Putter:
@@ -33,6 +36,7 @@ class Putter:
         self._store, self._keys = store, keys
         self._pool = ThreadPoolExecutor(THREADS, "foreshard-put")
         self._bytes, self._changed = 0, Condition()
+        self._most = IN_FLIGHT_LOCAL if store.local else IN_FLIGHT
         self._deadline = store.timeouts.deadline(requests=THREADS)
 
     def __enter__(self) -> Self:
@@ -51,7 +55,7 @@ class Putter:
         """
         with self._changed:
             if not self._changed.wait_for(
-                lambda: not self._bytes or self._bytes + raw.size <= IN_FLIGHT, self._deadline
+                lambda: not self._bytes or self._bytes + raw.size <= self._most, self._deadline
             ):
                 raise DeadlineError(
                     f"no shard was put in {self._store.url} within {self._deadline:.0f} s, with {self._bytes} bytes on "
