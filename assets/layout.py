@@ -9,7 +9,7 @@ from resources import ProjectResource
 
 
 @dg.asset(
-    key=RECIPE, group_name="layout", kinds={"json"}, owners=OWNERS, code_version="1", retry_policy=TRANSIENT_ERRORS
+    key=RECIPE, group_name="layout", kinds={"json"}, owners=OWNERS, code_version="2", retry_policy=TRANSIENT_ERRORS
 )
 def layout_recipe(project: ProjectResource) -> dg.MaterializeResult:
     """Objective weights, root seed, bounds and cluster; a change of it makes every plan stale."""

@@ -15,13 +15,18 @@ from resources import ProjectResource
     group_name="shards",
     kinds={"arrow", "s3"},
     owners=OWNERS,
-    code_version="1",
+    code_version="2",
     pool=OBJECT_STORE_POOL,
     retry_policy=TRANSIENT_ERRORS,
 )
 def shards_objects(context: dg.AssetExecutionContext, project: ProjectResource) -> dg.MaterializeResult:
     """The materialised shards and how each chunk was seeded and partitioned; bytes that exist are not written again."""
-    return run_stage(lambda: project.chain().shards(context.partition_key))
+
+    def progress(done: int, total: int) -> None:
+        if done * 10 // total > (done - 1) * 10 // total:  # every tenth of them
+            context.log.info(f"{done} of {total} shards are in place")
+
+    return run_stage(lambda: project.chain().shards(context.partition_key, progress))
 
 
 @dg.asset(

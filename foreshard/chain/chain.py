@@ -111,9 +111,9 @@ class Chain:
         """Choose strategy, chunk boundaries and nodes."""
         return plan_stage(self._context, generation)
 
-    def shards(self, generation: str) -> StageResult:
-        """Write the plan's shards and commit the layout."""
-        return shards_stage(self._context, generation)
+    def shards(self, generation: str, progress: Callable[[int, int], None] | None = None) -> StageResult:
+        """Write the plan's shards and commit the layout; `progress` gets (shards in place, all shards)."""
+        return shards_stage(self._context, generation, progress)
 
     def prefetch(self, generation: str) -> StageResult:
         """Write the prefetch manifest of each node."""

@@ -104,10 +104,17 @@ class Context:
         """
         dataset = self.config.dataset
         required = [dataset.target, *dataset.features, *([dataset.key] if dataset.key else [])]
-        snapshot = take_snapshot(dataset.source.url, endpoint=dataset.source.endpoint, required=required)
+        snapshot = take_snapshot(
+            dataset.source.url, endpoint=dataset.source.endpoint, required=required, previous=self._last_snapshot()
+        )
         splits = assign_splits(self._split_keys(snapshot), dataset.splits.fractions(), dataset.seed)
         self.repository.save_snapshot(snapshot, splits)
         return snapshot
+
+    def _last_snapshot(self) -> Snapshot | None:
+        """Return the snapshot that is packed now: files that were there already keep their place before new ones."""
+        current = self.repository.current()
+        return self.repository.load_snapshot(self.repository.header(current.ref).fingerprint) if current else None
 
     def _split_keys(self, snapshot: Snapshot) -> NDArray[np.int64]:
         key = self.config.dataset.key

@@ -1,5 +1,6 @@
 """Stages that write and publish: shards, prefetch manifests, and the pointer that new readers follow."""
 
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -16,13 +17,13 @@ from foreshard.source import SourceReader
 STAGE_SHARDS: Final = "shards/objects"
 
 
-def shards_stage(context: Context, generation: str) -> StageResult:
+def shards_stage(context: Context, generation: str, progress: Callable[[int, int], None] | None = None) -> StageResult:
     """Write the shards of the plan and commit the layout; what is in the store already is not written again."""
     ref = layout_ref(context, generation)
     plan = context.repository.load_plan(ref)
     reader = SourceReader(context.repository.load_snapshot(plan.fingerprint))
     counts, scores = _chunk_figures(context, generation, plan.chunks.num_rows)
-    done = context.repository.make(plan, reader, figures=Figures(counts, scores))
+    done = context.repository.make(plan, reader, figures=Figures(counts, scores), progress=progress)
     header = done.manifest.header
     return StageResult(
         data_version=digest_of(header.plan_digest, *sorted(shard.sha256 for shard in done.manifest.shards)),
@@ -35,6 +36,10 @@ def shards_stage(context: Context, generation: str) -> StageResult:
             "reused_bytes": done.reused_bytes,
             "written_shards": done.written_shards,
             "reused_shards": done.reused_shards,
+            "inherited_shards": plan.inherited.shards,
+            "retired_rows": int(plan.inherited.retired_rows.sum()),
+            "seconds": done.seconds,
+            "written_mb_per_s": done.written_bytes / 1e6 / done.seconds,
             "strategy": header.strategy,
             "plan_digest": header.plan_digest,
         },

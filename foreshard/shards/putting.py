@@ -18,7 +18,7 @@ from foreshard.storage import ObjectStore
 
 THREADS: Final = 8
 IN_FLIGHT: Final = 192 << 20
-"""Encoded bytes that may wait for a server or be on their way to it; a server answers late, so it needs many at once."""
+"""Encoded bytes that may wait for a server or be on their way to it; as it answers late, it needs many at once."""
 
 IN_FLIGHT_LOCAL: Final = 64 << 20
 """The same for a local folder."""
