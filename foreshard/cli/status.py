@@ -1,0 +1,87 @@
+"""`foreshard status`: the committed layouts of a dataset, from their headers."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import typer
+
+from foreshard.cli.output import console, megabytes, plain, print_json, problems, short, table
+from foreshard.cli.place import JsonOption, Place
+from foreshard.errors import CorruptDataError, ObjectNotFoundError
+from foreshard.keys import LayoutRef
+
+if TYPE_CHECKING:
+    from foreshard.shards.header import Header
+    from foreshard.shards.repository import Repository
+
+_READS: Final = 8
+
+
+@dataclass(frozen=True)
+class _Layout:
+    ref: LayoutRef
+    header: "Header | None"
+    stored: int
+    problem: str | None
+
+
+def status(place: Place, *, as_json: JsonOption = False) -> None:
+    """Show the dataset's layouts and which one new readers open.
+
+    MB are those of the shard objects that a layout reads; layouts share objects.
+    """
+    repository = place.repository
+    current = repository.current()
+    refs = [ref for generation in repository.generations() for ref in repository.layouts(generation)]
+    with ThreadPoolExecutor(_READS, "foreshard-status") as pool:
+        layouts = list(pool.map(partial(_read, repository), refs))
+    newest = current.ref if current is not None else None
+    wrong = [layout.problem for layout in layouts if layout.problem]
+    if as_json:
+        print_json([_as_json(layout, newest) for layout in layouts])
+    elif not layouts:
+        where = f"{repository.store.url} under dataset {repository.keys.dataset!r}"
+        console().print(f"no layouts yet in {where}; make the first: foreshard reshard <run>.e000000", soft_wrap=True)
+    else:
+        _show(layouts, newest)
+        problems(wrong, console())
+    if wrong:
+        raise typer.Exit(1)
+
+
+def _read(repository: "Repository", ref: LayoutRef) -> _Layout:
+    import pyarrow as pa
+
+    from foreshard.shards.parts import load_part
+
+    try:
+        header = repository.header(ref)
+        part = load_part(repository.store, repository.keys, ref, header.parts["shards"])
+        sizes = pa.ipc.open_file(pa.BufferReader(part)).get_batch(0).column("size").to_numpy()
+        return _Layout(ref, header, int(sizes.sum()), None)
+    except (CorruptDataError, ObjectNotFoundError) as error:
+        return _Layout(ref, None, 0, str(error))
+
+
+def _as_json(layout: _Layout, newest: LayoutRef | None) -> dict[str, object]:
+    header = layout.header
+    about: dict[str, object] = {"layout": str(layout.ref), "current": layout.ref == newest, "problem": layout.problem}
+    if header is None:
+        return about
+    figures = {name: getattr(header, name) for name in ("strategy", "rows", "chunks", "shards", "parent", "nodes")}
+    return {**about, **plain(figures), "bytes": layout.stored}
+
+
+def _show(layouts: list[_Layout], newest: LayoutRef | None) -> None:
+    words = ("generation", "plan", "strategy", "parent", "current")
+    shown = table("generation", "plan", "strategy", "rows", "chunks", "shards", "MB", "parent", "current", left=words)
+    for layout in layouts:
+        header, is_current = layout.header, "yes" if layout.ref == newest else ""
+        figures = ["DAMAGED", "", "", "", "", ""]
+        if header is not None:
+            counts = [f"{count:,}" for count in (header.rows, header.chunks, header.shards)]
+            figures = [header.strategy, *counts, megabytes(layout.stored), short(header.parent)]
+        shown.add_row(layout.ref.generation, layout.ref.plan_digest[:8], *figures, is_current)
+    console().print(shown)
