@@ -1,5 +1,16 @@
 """The command line: what lies in a repository, whether it is intact, and the chain without an orchestrator."""
 
-from foreshard.cli.app import app, main
+from typing import Final
 
-__all__ = ["app", "main"]
+INTERRUPTED: Final = 130
+"""Exit code after Ctrl-C: 128 and the signal's number, as shells have it."""
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        from foreshard.cli.app import app  # here, so that Ctrl-C ends quietly from the first moment on
+
+        app()
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None

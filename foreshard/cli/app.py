@@ -1,8 +1,7 @@
-"""The application: its commands, each with examples in its help, and how it ends when it is interrupted."""
+"""The application: its commands, each with examples in its help."""
 
 import inspect as inspect_module
 from collections.abc import Callable
-from typing import Final
 
 import typer
 
@@ -15,9 +14,6 @@ from foreshard.cli.rebuild import rebuild
 from foreshard.cli.reshard import reshard
 from foreshard.cli.status import status
 from foreshard.cli.verify import verify
-
-INTERRUPTED: Final = 130
-"""Exit code after Ctrl-C: 128 and the signal's number, as shells have it."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -52,11 +48,3 @@ _add(
 _add(with_place(diff), "diff demo.e000000 demo.e000004", "diff demo.e000000 --json")
 _add(with_place(gc), "gc", "gc --keep-generations 2 --keep-hours 6", "gc --delete")
 _add(reshard, "reshard demo.e000004", "reshard demo.e000000 --config flights.yaml")
-
-
-def main() -> None:
-    """Run the command line."""
-    try:
-        app()
-    except KeyboardInterrupt:  # while the command was still being looked up
-        raise SystemExit(INTERRUPTED) from None

@@ -82,7 +82,7 @@ def _as_json(report: "GcReport", *, every: bool) -> dict[str, Any]:
 
 def _show(report: "GcReport", policy: RetentionConfig, *, every: bool) -> None:
     printed = console()
-    layouts = table("layout", "", "why", left=("why", "layout", ""))
+    layouts = table("layout", "", "why", left=("layout", "", "why"), wrap=("why",))
     for ref, reasons in report.kept.items():
         layouts.add_row(short(ref), "stays", "; ".join(reasons))
     why = f"not among the last {policy.keep_generations} of its run, older than {policy.keep_hours:g} h, no lease"

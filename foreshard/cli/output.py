@@ -80,12 +80,11 @@ def progress_bar(what: str, unit: str) -> Generator[Callable[[int, int], None]]:
         yield update
 
 
-def table(*columns: str, title: str | None = None, left: Sequence[str] = ()) -> Table:
-    """Return an empty table; columns of figures are to the right, those in `left` to the left."""
-    found = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+def table(*columns: str, left: Sequence[str] = (), wrap: Sequence[str] = ()) -> Table:
+    """Return an empty table; columns of text (`left`) are to the left, and those in `wrap` give way first."""
+    found = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
-        is_text = name in left
-        found.add_column(name, justify="left" if is_text else "right", no_wrap=not is_text, overflow="fold")
+        found.add_column(name, justify="left" if name in left else "right", no_wrap=name not in wrap, overflow="fold")
     return found
 
 

@@ -89,7 +89,14 @@ def _leave_interrupts() -> None:
 
 def _show(rebuilt: "Rebuilt") -> None:
     printed = console()
-    shown = table("compared", "as recorded", "of", "first that differ", left=("compared", "first that differ"))
+    shown = table(
+        "compared",
+        "as recorded",
+        "of",
+        "first that differ",
+        left=("compared", "first that differ"),
+        wrap=("first that differ",),
+    )
     for each in rebuilt.comparisons:
         different = "; ".join(each.different[:_SHOWN])
         shown.add_row(each.what, f"{each.same:,}", f"{each.total:,}", different)
@@ -115,7 +122,7 @@ def _looked_at(repository: "Repository", rebuilt: "Rebuilt") -> bool:
     wrong = list(damaged_shards(repository, rebuilt, read=False).values())
     if wrong:
         problems(wrong[:_SHOWN], console())
-        note(f"{len(wrong)} objects are missing or damaged in {repository.store.url}; --repair puts them back")
+        note(f"objects are missing or damaged in {repository.store.url}: {len(wrong)}; --repair puts them back")
     return not wrong
 
 

@@ -75,13 +75,15 @@ def _as_json(layout: _Layout, newest: LayoutRef | None) -> dict[str, object]:
 
 
 def _show(layouts: list[_Layout], newest: LayoutRef | None) -> None:
-    words = ("generation", "plan", "strategy", "parent", "current")
-    shown = table("generation", "plan", "strategy", "rows", "chunks", "shards", "MB", "parent", "current", left=words)
+    words = ("layout", "strategy", "parent", "current")
+    shown = table(
+        "layout", "strategy", "rows", "chunks", "shards", "MB", "parent", "current", left=words, wrap=("parent",)
+    )
     for layout in layouts:
         header, is_current = layout.header, "yes" if layout.ref == newest else ""
         figures = ["DAMAGED", "", "", "", "", ""]
         if header is not None:
             counts = [f"{count:,}" for count in (header.rows, header.chunks, header.shards)]
             figures = [header.strategy, *counts, megabytes(layout.stored), short(header.parent)]
-        shown.add_row(layout.ref.generation, layout.ref.plan_digest[:8], *figures, is_current)
+        shown.add_row(short(layout.ref), *figures, is_current)
     console().print(shown)
