@@ -18,7 +18,7 @@ def history(
     """Show which layouts were published, newest first: fence, when, what, and what it replaced."""
     repository = place.repository
     found = list(islice(repository.publications(), limit + 1))
-    before = [*(move.ref for move in found[1:]), None]
+    before = [*(move.ref for move in found[1:]), None][: len(found)]
     moves = list(zip(found, before, strict=True))[:limit]
     if as_json:
         print_json(

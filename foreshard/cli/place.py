@@ -124,6 +124,22 @@ class Place:
                     "name, or publish one: foreshard reshard <run>.e000000"
                 )
             return current.ref
+        found = self.layouts(text)
+        if len(found) > 1:
+            listed = ", ".join(map(str, found))
+            raise ConfigError(f"{text!r} names {len(found)} layouts; give more of the digest of one: {listed}")
+        return found[0]
+
+    def layouts(self, text: str | None) -> list[LayoutRef]:
+        """Return the committed layouts that an argument names, at least one; all there are, if any, if it is None.
+
+        Raises:
+            ObjectNotFoundError: there is none of this name.
+            ConfigError: the text is malformed.
+        """
+        repository = self.repository
+        if text is None:
+            return [ref for name in repository.generations() for ref in repository.layouts(name)]
         generation, _, prefix = text.partition("/")
         parse_generation_key(generation)
         refs = repository.layouts(generation)
@@ -131,12 +147,10 @@ class Place:
             known = ", ".join(repository.generations()) or "none yet"
             raise ObjectNotFoundError(f"generation {generation!r} has no committed layout; there are: {known}")
         found = [ref for ref in refs if ref.plan_digest.startswith(prefix)]
-        listed = ", ".join(map(str, found or refs))
         if not found:
+            listed = ", ".join(map(str, refs))
             raise ObjectNotFoundError(f"no layout of {generation} has a digest that begins with {prefix!r}: {listed}")
-        if len(found) > 1:
-            raise ConfigError(f"{text!r} names {len(found)} layouts; give more of the digest of one: {listed}")
-        return found[0]
+        return found
 
 
 def local_url(url: str) -> str:

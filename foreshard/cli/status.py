@@ -34,11 +34,13 @@ def status(place: Place, *, as_json: JsonOption = False) -> None:
     """
     repository = place.repository
     current = repository.current()
-    refs = [ref for generation in repository.generations() for ref in repository.layouts(generation)]
+    refs = place.layouts(None)
     with ThreadPoolExecutor(_READS, "foreshard-status") as pool:
         layouts = list(pool.map(partial(_read, repository), refs))
     newest = current.ref if current is not None else None
     wrong = [layout.problem for layout in layouts if layout.problem]
+    if newest is not None and newest not in refs:
+        wrong.append(f"new readers are pointed to {newest}, which is not committed: publish another layout")
     if as_json:
         print_json([_as_json(layout, newest) for layout in layouts])
     elif not layouts:

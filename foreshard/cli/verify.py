@@ -18,7 +18,9 @@ def verify(
     place: Place,
     generation: GenerationArgument = None,
     *,
-    every: Annotated[bool, typer.Option("--all", help="Verify every committed layout.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Verify every committed layout, or every one of GENERATION.")
+    ] = False,
 ) -> None:
     """Check that every byte of a layout is as it claims; exit code 1 if not.
 
@@ -27,10 +29,7 @@ def verify(
     lease keeps gc away from the layout meanwhile.
     """
     repository = place.repository
-    if every and generation is None:
-        refs = [ref for name in repository.generations() for ref in repository.layouts(name)]
-    else:
-        refs = [place.resolve(generation)]
+    refs = place.layouts(generation) if every else [place.resolve(generation)]
     damaged = [ref for ref in refs if not _verified(repository, ref)]
     if len(refs) != 1:
         console().print(f"{len(refs) - len(damaged)} of {len(refs)} layouts are intact")
@@ -42,10 +41,10 @@ def _verified(repository: "Repository", ref: LayoutRef) -> bool:
     printed = console()
     with ExitStack() as held:
         try:
-            held.enter_context(repository.lease_reader(ref)).keep()
-        except AccessDeniedError:
-            note(f"no lease on {short(ref)}, as these credentials may not write: gc may remove it meanwhile")
-        try:
+            try:
+                held.enter_context(repository.lease_reader(ref)).keep()
+            except AccessDeniedError:
+                note(f"no lease on {short(ref)}, as nothing may be written here: gc may remove it meanwhile")
             with progress_bar(f"verifying {short(ref)}", "shards") as progress:
                 report = repository.verify(ref, progress)
             wrong = [*report.problems, *_splits(repository, ref)]

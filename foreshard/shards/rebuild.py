@@ -5,6 +5,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ _FIGURES: Final = ("access_count", "prediction_score")
 
 _SHOWN: Final = 10
 _HEADROOM: Final = 1.05
+_READS: Final = 4
 
 
 @dataclass(frozen=True)
@@ -176,18 +178,26 @@ def damaged_shards(
         progress: called with (looked at, all shards).
     """
     sizes = {meta.key: meta.size for meta in repository.store.list(repository.keys.shards)}
-    found: dict[int, str] = {}
     shards = rebuilt.manifest.shards
-    for number, shard in enumerate(shards):
+
+    def look(shard: ShardRef) -> str | None:
         size = sizes.get(shard.key)
         if size is None:
-            found[number] = f"shard {number} ({shard.key!r}) is missing"
-        elif size != shard.size:
-            found[number] = f"shard {number} ({shard.key!r}) has {size} bytes instead of {shard.size}"
-        elif read and not _intact(repository.store, shard):
-            found[number] = f"shard {number} ({shard.key!r}) does not match its SHA-256"
-        if progress:
-            progress(number + 1, len(shards))
+            return "is missing"
+        if size != shard.size:
+            return f"has {size} bytes instead of {shard.size}"
+        return "does not match its SHA-256" if read and not _intact(repository.store, shard) else None
+
+    found: dict[int, str] = {}
+    pool = ThreadPoolExecutor(_READS, "foreshard-repair")
+    try:
+        for number, problem in enumerate(pool.map(look, shards)):
+            if problem is not None:
+                found[number] = f"shard {number} ({shards[number].key!r}) {problem}"
+            if progress:
+                progress(number + 1, len(shards))
+    finally:  # whoever interrupts it does not want to wait for what is not begun
+        pool.shutdown(cancel_futures=True)
     return found
 
 
