@@ -115,7 +115,7 @@ def _versions(versions: Mapping[str, str]) -> str:
 
 def _looked_at(repository: "Repository", rebuilt: "Rebuilt") -> bool:
     """Tell of shards that are obviously missing in the repository; reading them all is what --repair does."""
-    from foreshard.shards.rebuild import damaged_shards
+    from foreshard.shards.repair import damaged_shards
 
     if not rebuilt.ok:
         return False
@@ -127,7 +127,7 @@ def _looked_at(repository: "Repository", rebuilt: "Rebuilt") -> bool:
 
 
 def _repaired(repository: "Repository", rebuilt: "Rebuilt") -> bool:
-    from foreshard.shards.rebuild import repair
+    from foreshard.shards.repair import repair
 
     with progress_bar("looking for damage", "shards") as progress:
         outcome = repair(repository, rebuilt, progress=progress)

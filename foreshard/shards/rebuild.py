@@ -1,11 +1,9 @@
-"""Make a committed layout again from its recorded plan and the source alone, compare it, and repair the repository."""
+"""Make a committed layout again from its recorded plan and the source alone, and compare it with the record."""
 
-import hashlib
 import shutil
 import tempfile
 import time
 from collections.abc import Generator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +15,11 @@ import pyarrow as pa
 from foreshard.errors import ConfigError, CorruptDataError, ObjectNotFoundError
 from foreshard.keys import LayoutRef
 from foreshard.shards.columns import binary_rows
-from foreshard.shards.header import Header, PartRef, ShardRef
+from foreshard.shards.header import Header, PartRef
 from foreshard.shards.journal import clear_journal
 from foreshard.shards.manifest import Manifest
 from foreshard.shards.materialize import Execution, Progress, materialize
 from foreshard.shards.parts import load_part
-from foreshard.shards.refetch import refetch
 from foreshard.shards.repository import Repository
 from foreshard.source import SourceReader
 from foreshard.storage import ObjectStore
@@ -32,7 +29,6 @@ _FIGURES: Final = ("access_count", "prediction_score")
 
 _SHOWN: Final = 10
 _HEADROOM: Final = 1.05
-_READS: Final = 4
 
 
 @dataclass(frozen=True)
@@ -80,19 +76,6 @@ class Rebuilt:
     def ok(self) -> bool:
         """Whether everything is as recorded."""
         return all(each.same == each.total for each in self.comparisons)
-
-
-@dataclass(frozen=True)
-class Repair:
-    """What was wrong with the repository's objects, and what became of them.
-
-    Attributes:
-        restored: keys of those that were put back.
-        left: those that were not, each with the reason.
-    """
-
-    restored: tuple[str, ...]
-    left: tuple[str, ...]
 
 
 @contextmanager
@@ -166,92 +149,6 @@ def rebuild(
     )
 
 
-def damaged_shards(
-    repository: Repository, rebuilt: Rebuilt, *, read: bool, progress: Progress | None = None
-) -> dict[int, str]:
-    """Return what is wrong with the repository's objects of the rebuilt shards, by number.
-
-    Args:
-        repository: has the layout.
-        rebuilt: the layout.
-        read: whether to read every object and compare its SHA-256; else only missing ones and other sizes are found.
-        progress: called with (looked at, all shards).
-    """
-    sizes = {meta.key: meta.size for meta in repository.store.list(repository.keys.shards)}
-    shards = rebuilt.manifest.shards
-
-    def look(shard: ShardRef) -> str | None:
-        size = sizes.get(shard.key)
-        if size is None:
-            return "is missing"
-        if size != shard.size:
-            return f"has {size} bytes instead of {shard.size}"
-        return "does not match its SHA-256" if read and not _intact(repository.store, shard) else None
-
-    found: dict[int, str] = {}
-    pool = ThreadPoolExecutor(_READS, "foreshard-repair")
-    try:
-        for number, problem in enumerate(pool.map(look, shards)):
-            if problem is not None:
-                found[number] = f"shard {number} ({shards[number].key!r}) {problem}"
-            if progress:
-                progress(number + 1, len(shards))
-    finally:  # whoever interrupts it does not want to wait for what is not begun
-        pool.shutdown(cancel_futures=True)
-    return found
-
-
-def repair(repository: Repository, rebuilt: Rebuilt, *, progress: Progress | None = None) -> Repair:
-    """Put back what is missing or damaged in the repository, where what was made now has the recorded digest.
-
-    Gc is kept out meanwhile. May be interrupted and run again.
-
-    Args:
-        repository: has the layout.
-        rebuilt: the layout as it was made now.
-        progress: called with (objects looked at, all shards).
-
-    Raises:
-        ObjectNotFoundError: the layout was removed meanwhile.
-        StorageError: the store failed.
-    """
-    restored: list[str] = []
-    left: list[str] = []
-    with repository.lease_writer(rebuilt.ref.generation) as lease:
-        header = repository.header(rebuilt.ref)
-        for kind, part in header.parts.items():
-            _repair_part(repository, rebuilt, kind, part, (restored, left))
-        recorded = set(_digests(repository, header))
-        for number, problem in damaged_shards(repository, rebuilt, read=True, progress=progress).items():
-            shard = rebuilt.manifest.shards[number]
-            raw = rebuilt.store.get(shard.key)
-            if shard.sha256 in recorded and hashlib.sha256(raw).hexdigest() == shard.sha256:
-                lease.renew()
-                repository.store.put(shard.key, raw)
-                restored.append(shard.key)
-            else:
-                left.append(f"{problem}, and what was made now is not what was recorded")
-    return Repair(tuple(restored), tuple(left))
-
-
-def _repair_part(
-    repository: Repository, rebuilt: Rebuilt, kind: str, part: PartRef, told: tuple[list[str], list[str]]
-) -> None:
-    if _load(repository, rebuilt.ref, part) is not None:
-        return
-    restored, left = told
-    key = repository.keys.layout(rebuilt.ref.generation, rebuilt.ref.plan_digest, part.name)
-    made = rebuilt.manifest.header.parts.get(kind)
-    if made is not None and made.sha256 == part.sha256:
-        repository.store.put(key, memoryview(rebuilt.manifest.parts[kind]).cast("B"))
-        restored.append(key)
-        return
-    why = "what was made now is not what was recorded"
-    if kind == "manifest":
-        why = "the access counts and scores in it are recorded nowhere else: restore it from a backup"
-    left.append(f"part {key!r} is missing or damaged, and {why}")
-
-
 # -- comparing -----------------------------------------------------------------------------------------
 
 
@@ -268,7 +165,7 @@ def _compare(repository: Repository, header: Header, made: Manifest) -> list[Com
 
 
 def _compare_shards(repository: Repository, header: Header, made: Manifest) -> Comparison:
-    recorded, keys = _digests(repository, header), made.shards
+    recorded, keys = recorded_digests(repository, header), made.shards
     if not recorded:
         # The list of them is damaged; if it is the one that was made now, so are the shards.
         same = header.parts["shards"].sha256 == made.header.parts["shards"].sha256
@@ -288,7 +185,7 @@ def _compare_columns(repository: Repository, header: Header, made: Manifest, kin
     """Compare the columns that follow from the plan; the texts beside them name versions, which may differ."""
     new = _batch(made.parts[kind])
     names = [name for name in new.schema.names if name not in _FIGURES]
-    raw = _load(repository, header.ref, header.parts[kind])
+    raw = load_or_none(repository, header.ref, header.parts[kind])
     if raw is None:
         return Comparison(what, 0, len(names), (f"part {kind!r} is missing or damaged in the repository",))
     old = _batch(raw)
@@ -296,15 +193,16 @@ def _compare_columns(repository: Repository, header: Header, made: Manifest, kin
     return Comparison(what, len(names) - len(wrong), len(names), tuple(f"column {name!r}" for name in wrong))
 
 
-def _digests(repository: Repository, header: Header) -> list[str]:
+def recorded_digests(repository: Repository, header: Header) -> list[str]:
     """Return the recorded SHA-256 of every shard, none where their list is damaged and cannot be believed."""
-    raw = _load(repository, header.ref, header.parts["shards"])
+    raw = load_or_none(repository, header.ref, header.parts["shards"])
     if raw is None:
         return []
     return [bytes(digest).hex() for digest in binary_rows(_batch(raw).column("sha256"))]
 
 
-def _load(repository: Repository, ref: LayoutRef, part: PartRef) -> pa.Buffer | None:
+def load_or_none(repository: Repository, ref: LayoutRef, part: PartRef) -> pa.Buffer | None:
+    """Return a part of a layout, verified; None where it is missing or damaged."""
     try:
         return load_part(repository.store, repository.keys, ref, part)
     except (CorruptDataError, ObjectNotFoundError):
@@ -315,20 +213,8 @@ def _batch(raw: pa.Buffer) -> pa.RecordBatch:
     return pa.ipc.open_file(pa.BufferReader(raw)).get_batch(0)
 
 
-def _intact(store: ObjectStore, shard: ShardRef) -> bool:
-    def read() -> None:
-        if hashlib.sha256(store.get(shard.key)).hexdigest() != shard.sha256:
-            raise CorruptDataError(shard.key)
-
-    try:
-        refetch(store, read)
-    except (CorruptDataError, ObjectNotFoundError):
-        return False
-    return True
-
-
 def _stored_bytes(repository: Repository, ref: LayoutRef) -> int:
-    raw = _load(repository, ref, repository.header(ref).parts["shards"])
+    raw = load_or_none(repository, ref, repository.header(ref).parts["shards"])
     return int(_batch(raw).column("size").to_numpy().astype(np.int64).sum()) if raw is not None else 0
 
 

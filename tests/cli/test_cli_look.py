@@ -277,6 +277,20 @@ def test_diff_compares_only_the_rows_that_two_snapshots_share(tmp_path):
     assert back.rows["common"] == found.rows["common"]
 
 
+def test_chunks_of_rows_that_only_have_the_same_numbers_are_not_the_same(tmp_path):
+    place = make_place(tmp_path)
+    pq.write_table(sample_table(500).slice(350), tmp_path / "source" / "part-001.parquet")  # 150 other rows
+    other = take_snapshot((tmp_path / "source").as_uri())
+    place.repository.save_snapshot(other, place.repository.load_splits(place.world.snapshot.fingerprint))
+    place.world.snapshot = other
+    ref = place.world.make(build_plan(other, generation="demo.e000008", nodes=3))
+    old, new = chunk_sets(place, place.first), chunk_sets(place, ref)
+    assert old.keys() == new.keys()
+    same = sum(len(ids) for ids in old if max(ids) < 150)
+    found = compare_layouts(place.repository, place.first, ref)
+    assert found.rows == {"common": same, "moved": 150 - same, "new": 150, "gone": 150}
+
+
 def test_rows_that_changed_their_split_are_found(tmp_path):
     place = make_place(tmp_path)
     pq.write_table(sample_table(40), tmp_path / "source" / "part-900.parquet")
