@@ -84,7 +84,12 @@ def table(*columns: str, left: Sequence[str] = (), wrap: Sequence[str] = ()) -> 
     """Return an empty table; columns of text (`left`) are to the left, and those in `wrap` give way first."""
     found = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
-        found.add_column(name, justify="left" if name in left else "right", no_wrap=name not in wrap, overflow="fold")
+        found.add_column(
+            name,
+            justify="left" if name in left else "right",
+            no_wrap=name not in wrap,
+            overflow="fold" if name in wrap else "ellipsis",  # a figure must not look like a smaller one
+        )
     return found
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from foreshard.shards.repository import Repository
 
 _READS: Final = 8
+_WIDE: Final = 95
+"""Columns from which on names fit beside figures without being broken."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,8 @@ def _as_json(layout: _Layout, newest: LayoutRef | None) -> dict[str, object]:
 
 def _show(layouts: list[_Layout], newest: LayoutRef | None) -> None:
     words = ("layout", "strategy", "parent", "current")
-    shown = table(
-        "layout", "strategy", "rows", "chunks", "shards", "MB", "parent", "current", left=words, wrap=("parent",)
-    )
+    wrap = ("parent",) if console().width >= _WIDE else words
+    shown = table("layout", "strategy", "rows", "chunks", "shards", "MB", "parent", "current", left=words, wrap=wrap)
     for layout in layouts:
         header, is_current = layout.header, "yes" if layout.ref == newest else ""
         figures = ["DAMAGED", "", "", "", "", ""]
