@@ -18,7 +18,9 @@ from foreshard.errors import (
 from foreshard.s3 import S3Address
 
 # Only some requests get an exception of their own from obstore; a refused listing is told by its text alone.
-_DENIED: Final = re.compile(r"status code: 40[13]\b|AccessDenied|SignatureDoesNotMatch|InvalidAccessKeyId")
+_DENIED: Final = re.compile(
+    r"status code: 40[13]\b|AccessDenied|SignatureDoesNotMatch|InvalidAccessKeyId|Read-only file system"
+)
 _NETWORK: Final = ("error sending request", "Connect", "timed out", "HTTP error")
 
 
