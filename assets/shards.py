@@ -24,7 +24,7 @@ def shards_objects(context: dg.AssetExecutionContext, project: ProjectResource) 
 
     def progress(done: int, total: int) -> None:
         if done * 10 // total > (done - 1) * 10 // total:  # every tenth of them
-            context.log.info(f"{done} of {total} shards are in place")
+            context.log.info("%d of %d shards are in place", done, total)
 
     return run_stage(lambda: project.chain().shards(context.partition_key, progress))
 

@@ -8,7 +8,6 @@ rows lie close together in the source, or fit memory, they are read directly.
 import logging
 import shutil
 import tempfile
-from collections import defaultdict
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from foreshard.errors import SourceError
 from foreshard.shards.codec import SAMPLE_ID, shard_schema
 from foreshard.shards.dictionaries import Dictionaries
 from foreshard.shards.pieces import Pieces
+from foreshard.shards.spool import Spool, spool_folder
 from foreshard.source import SourceReader
 
 _WINDOW_ROWS: Final = 1 << 16
@@ -32,9 +32,6 @@ _READ_TWICE: Final = 1.3
 """Rows read over rows there are, up to which reading each group's rows from the source costs less than spooling all."""
 
 _BATCH: Final = 16 << 20
-_HELD: Final = 32 << 20
-"""Bytes of dealt rows that wait in memory for being appended to their files."""
-
 _HEADROOM: Final = 1.1
 _log: Final = logging.getLogger(__name__)
 
@@ -124,8 +121,8 @@ def gather(
     if not _must_spool(groups, source.row_bytes, spool):
         yield (Rows(ids, table=_read(source, ids)) for ids in groups)
         return
-    with tempfile.TemporaryDirectory(prefix="foreshard-spool-", dir=spool) as folder:
-        files = [str(Path(folder) / f"{number}.arrows") for number in range(len(groups))]
+    with spool_folder(spool or Path(tempfile.gettempdir())) as folder:
+        files = [str(folder / f"{number}.arrows") for number in range(len(groups))]
         _deal(source, groups, files)
         pa.default_memory_pool().release_unused()  # what dealing took is not what making takes
         yield (Rows(ids, file=file) for ids, file in zip(groups, files, strict=True))
@@ -163,7 +160,7 @@ def _deal(source: PhysicalRows, groups: Sequence[NDArray[np.int64]], files: list
     by_id = np.argsort(wanted, kind="stable")
     wanted = wanted[by_id]
     group_of = np.repeat(np.arange(len(files), dtype=np.int32), [len(ids) for ids in groups])[by_id]
-    spool, at = _Spool(files, source.schema), 0
+    spool, at = Spool(files, source.schema), 0
     for ids, rows in source.read(wanted):
         group = group_of[at : at + len(ids)]
         at += len(ids)
@@ -173,29 +170,6 @@ def _deal(source: PhysicalRows, groups: Sequence[NDArray[np.int64]], files: list
         for start, end in zip(bounds.tolist(), [*bounds[1:].tolist(), len(order)], strict=True):
             spool.add(int(group[order[start]]), dealt.slice(start, end - start))
     spool.flush()
-
-
-class _Spool:
-    """Files that rows are appended to, in pieces that a disk takes well; none stays open, however many there are."""
-
-    def __init__(self, files: list[str], schema: pa.Schema) -> None:
-        self._files, self._schema = files, schema
-        self._waiting: dict[int, list[pa.Table]] = defaultdict(list)
-        self._bytes = 0
-
-    def add(self, number: int, rows: pa.Table) -> None:
-        self._waiting[number].append(rows)
-        self._bytes += rows.nbytes
-        if self._bytes > _HELD:
-            self.flush()
-
-    def flush(self) -> None:
-        for number, tables in self._waiting.items():
-            with pa.OSFile(self._files[number], "ab") as raw, pa.ipc.new_stream(raw, self._schema) as stream:
-                for table in tables:
-                    stream.write_table(table)
-        self._waiting.clear()
-        self._bytes = 0
 
 
 def _whole(rows: pa.Table, ids: NDArray[np.int64]) -> pa.Table:
