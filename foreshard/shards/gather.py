@@ -160,16 +160,16 @@ def _deal(source: PhysicalRows, groups: Sequence[NDArray[np.int64]], files: list
     by_id = np.argsort(wanted, kind="stable")
     wanted = wanted[by_id]
     group_of = np.repeat(np.arange(len(files), dtype=np.int32), [len(ids) for ids in groups])[by_id]
-    spool, at = Spool(files, source.schema), 0
-    for ids, rows in source.read(wanted):
-        group = group_of[at : at + len(ids)]
-        at += len(ids)
-        order = np.argsort(group, kind="stable")
-        dealt = rows.take(order).combine_chunks()
-        bounds = np.flatnonzero(np.diff(group[order], prepend=-1))
-        for start, end in zip(bounds.tolist(), [*bounds[1:].tolist(), len(order)], strict=True):
-            spool.add(int(group[order[start]]), dealt.slice(start, end - start))
-    spool.flush()
+    at = 0
+    with Spool(files, source.schema) as spool:
+        for ids, rows in source.read(wanted):
+            group = group_of[at : at + len(ids)]
+            at += len(ids)
+            order = np.argsort(group, kind="stable")
+            dealt = rows.take(order).combine_chunks()
+            bounds = np.flatnonzero(np.diff(group[order], prepend=-1))
+            for start, end in zip(bounds.tolist(), [*bounds[1:].tolist(), len(order)], strict=True):
+                spool.add(int(group[order[start]]), dealt.slice(start, end - start))
 
 
 def _whole(rows: pa.Table, ids: NDArray[np.int64]) -> pa.Table:

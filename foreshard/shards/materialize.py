@@ -121,7 +121,8 @@ def materialize(
         progress(len(table.shards), total)
     dictionaries = _dictionaries(reader, bases)
     rows = PhysicalRows(reader, dictionaries)
-    groups = _groups_of(chunks, table.missing(write_order(chunks.contents)), rows.row_bytes, execution)
+    missing = table.missing(write_order(chunks.contents))
+    groups = _groups_of(chunks, missing, rows.row_bytes, execution) if missing else []
     for built in _build(store, keys, groups, rows, execution):
         write_journal(store, keys, plan.ref, built)
         for shard in built:

@@ -6,9 +6,11 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 import pyarrow as pa
 
@@ -55,6 +57,8 @@ def _age(folder: Path) -> float:
 class Spool:
     """Files that rows are appended to, in pieces that a disk takes well; none stays open, however many there are.
 
+    A context; the files are whole once it has ended. A thread of its own writes while rows are dealt.
+
     Args:
         files: their paths.
         schema: of the rows.
@@ -64,19 +68,36 @@ class Spool:
         self._files, self._schema = files, schema
         self._waiting: dict[int, list[pa.Table]] = defaultdict(list)
         self._bytes = 0
+        self._writer = ThreadPoolExecutor(1, "foreshard-spool")
+        self._writing: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        with self._writer:
+            if kind is None:
+                self._flush()
+                self._written()
 
     def add(self, number: int, rows: pa.Table) -> None:
-        """Append rows to a file, some time before `flush` returns."""
+        """Append rows to a file, some time before the context ends."""
         self._waiting[number].append(rows)
         self._bytes += rows.nbytes
         if self._bytes > _HELD:
-            self.flush()
+            self._flush()
 
-    def flush(self) -> None:
-        """Write what waits in memory."""
-        for number, tables in self._waiting.items():
+    def _flush(self) -> None:
+        self._written()
+        self._writing = self._writer.submit(self._write, self._waiting)
+        self._waiting, self._bytes = defaultdict(list), 0
+
+    def _written(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
+
+    def _write(self, waiting: dict[int, list[pa.Table]]) -> None:
+        for number, tables in waiting.items():
             with pa.OSFile(self._files[number], "ab") as raw, pa.ipc.new_stream(raw, self._schema) as stream:
                 for table in tables:
                     stream.write_table(table)
-        self._waiting.clear()
-        self._bytes = 0

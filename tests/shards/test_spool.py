@@ -52,10 +52,9 @@ def test_rows_come_back_in_the_order_in_which_they_were_added(tmp_path, monkeypa
     monkeypatch.setattr("foreshard.shards.spool._HELD", 64)
     schema = pa.schema([("x", pa.int64())])
     files = [str(tmp_path / name) for name in "ab"]
-    spool = Spool(files, schema)
-    for i in range(50):
-        spool.add(i % 2, pa.table({"x": [i, i + 100]}, schema=schema))
-    spool.flush()
+    with Spool(files, schema) as spool:
+        for i in range(50):
+            spool.add(i % 2, pa.table({"x": [i, i + 100]}, schema=schema))
     found = []
     with pa.OSFile(files[1]) as raw:
         while raw.tell() < raw.size():
