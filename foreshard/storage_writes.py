@@ -17,10 +17,10 @@ from foreshard.storage_reads import ReadableStore
 if TYPE_CHECKING:
     from obstore import PutMode
 
-MULTIPART_BYTES: Final = 16 << 20
+MULTIPART_BYTES: Final = 64 << 20
 """From this size on `put` and `put_content` upload in parts."""
-_PART_BYTES: Final = 8 << 20
-_PARTS_IN_FLIGHT: Final = 8
+_PART_BYTES: Final = 16 << 20
+_PARTS_IN_FLIGHT: Final = 4
 _DELETES_IN_FLIGHT: Final = 16
 
 
