@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -9,12 +10,12 @@ T = TypeVar("T")
 
 def ahead(items: Iterator[T]) -> Iterator[T]:
     """Yield the items of an iterator while the next one is being made; what it raises is raised in its place."""
-    end = object()
+
+    def step() -> list[T]:
+        return list(islice(items, 1))
+
     with ThreadPoolExecutor(1, "foreshard-ahead") as pool:
-        coming = pool.submit(next, items, end)
-        while True:
-            item = coming.result()
-            if item is end:
-                return
-            coming = pool.submit(next, items, end)
-            yield item  # type: ignore[misc]
+        coming = pool.submit(step)
+        while found := coming.result():
+            coming = pool.submit(step)
+            yield found[0]

@@ -22,7 +22,6 @@ from foreshard.splits import decode_splits, encode_splits
 from foreshard.storage import ObjectStore
 
 _PLAN: Final = "plan.json"
-_FETCHES: Final = 3
 
 _T = TypeVar("_T")
 
@@ -111,15 +110,11 @@ def load_splits(store: ObjectStore, keys: DatasetKeys, fingerprint: str) -> NDAr
 
 
 def _fetched(store: ObjectStore, key: str, decode: Callable[[bytes], _T], fix: str) -> _T:
-    """Return what an object holds; what is damaged is fetched again, as the way to it may have flipped a bit."""
-    failures: list[CorruptDataError] = []
-    for _ in range(_FETCHES):
-        try:
-            return decode(store.get(key))
-        except CorruptDataError as error:
-            failures.append(error)
-    last = failures[-1]
-    raise CorruptDataError(f"{key!r} is damaged in {_FETCHES} answers of the store: {last}; {fix}") from last
+    """Return what an object holds, verified by what decodes it."""
+    try:
+        return refetch(store, lambda: decode(store.get(key)))
+    except CorruptDataError as error:
+        raise CorruptDataError(f"{key!r} is damaged: {error}; {fix}") from error
 
 
 def save_plan(store: ObjectStore, keys: DatasetKeys, plan: Plan) -> LayoutRef:

@@ -12,6 +12,7 @@ from sourcekit import damage, random_table, write
 from foreshard.errors import ConfigError, CorruptDataError, SourceError
 from foreshard.keys import DatasetKeys
 from foreshard.shards.records import load_snapshot, load_splits, save_snapshot
+from foreshard.shards.refetch import ATTEMPTS
 from foreshard.source import SourceReader, take_snapshot
 from foreshard.splits import encode_splits
 from foreshard.storage import ObjectStore
@@ -41,7 +42,9 @@ def saved(store, snapshot, splits):
 
 
 class _FlippingStore:
-    """A store that flips a bit of every byte in the middle of the first answers for each object."""
+    """A store behind a network that flips a bit of every byte in the middle of the first answers for each object."""
+
+    local = False
 
     def __init__(self, store, times, only=""):
         self._store, self._times, self._only, self.gets = store, times, only, {}
@@ -96,13 +99,13 @@ def test_a_flip_on_the_way_is_fetched_again_and_one_that_stays_is_named(saved, s
     assert found.tolist() == snapshot.checksums().sums.tolist()
     assert load_splits(flipping, KEYS, fingerprint).tolist() == splits.tolist()
     assert list(flipping.gets.values()) == [3, 3, 3]
-    broken = _FlippingStore(saved, 3)
-    with pytest.raises(CorruptDataError, match=r"snapshot\.json' is damaged in 3 answers.*take the snapshot again"):
+    broken = _FlippingStore(saved, ATTEMPTS)
+    with pytest.raises(CorruptDataError, match=r"snapshot\.json' is damaged: .*take the snapshot again"):
         load_snapshot(broken, KEYS, fingerprint)
-    with pytest.raises(CorruptDataError, match=r"splits\.arrow' is damaged .*digest.*; delete it, take the snapshot"):
+    with pytest.raises(CorruptDataError, match=r"splits\.arrow' is damaged: .*digest.*; delete it, take the snapshot"):
         load_splits(broken, KEYS, fingerprint)
-    found = load_snapshot(_FlippingStore(saved, 3, only="blocks.arrow"), KEYS, fingerprint)
-    with pytest.raises(CorruptDataError, match=r"blocks\.arrow' is damaged .*; take the snapshot again"):
+    found = load_snapshot(_FlippingStore(saved, ATTEMPTS, only="blocks.arrow"), KEYS, fingerprint)
+    with pytest.raises(CorruptDataError, match=r"blocks\.arrow' is damaged: .*; take the snapshot again"):
         SourceReader(found).take(np.array([0]))
 
 
@@ -161,7 +164,7 @@ def test_damaged_checksums_are_mended_by_saving_again_and_splits_stay_what_they_
     with pytest.raises(ConfigError, match="split in another way before"):
         save_snapshot(saved, KEYS, snapshot, splits)
     saved.put(KEYS.splits(snapshot.fingerprint), b"nonsense")
-    with pytest.raises(CorruptDataError, match=r"splits\.arrow' is damaged .*; delete it"):
+    with pytest.raises(CorruptDataError, match=r"splits\.arrow' is damaged: .*; delete it"):
         save_snapshot(saved, KEYS, snapshot, splits)
 
 

@@ -173,11 +173,13 @@ def test_appended_files_are_packed_by_the_next_first_layout_only(tmp_path):
     path = make_world(tmp_path)
     chain = prepared_chain(path)
     chain.reshard("demo.e000000")
-    old = chain.snapshot().fingerprint
+    before = chain.snapshot()
+    old = before.fingerprint
     write_source(tmp_path / "more")
-    (tmp_path / "more" / "part-0.parquet").rename(tmp_path / "source" / "part-9.parquet")
+    (tmp_path / "more" / "part-0.parquet").rename(tmp_path / "source" / "a-file-that-sorts-first.parquet")
     chain = open_chain(path)
     assert chain.inputs("demo.e000002").fingerprint == old
     later = chain.inputs("late.e000000")
     assert later.fingerprint == chain.snapshot().fingerprint != old
+    assert chain.snapshot().extends(before), "what was there keeps its sample ids"
     assert later.parent is None

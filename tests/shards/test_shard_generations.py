@@ -184,7 +184,7 @@ def test_merging_the_chunks_of_any_layout_by_row_key_gives_one_order(tmp_path):
     assert np.array_equal(some[np.argsort(row_keys(seed, some), kind="stable")], kept)
 
 
-def test_another_number_of_nodes_or_other_names_change_no_byte_of_a_recorded_plan(tmp_path):
+def test_other_names_of_nodes_and_generation_change_no_byte_of_a_recorded_plan(tmp_path):
     world = make_world(tmp_path)
     plan = build_plan(world.snapshot, nodes=3)
     made = make_all(world, [plan])[0]
