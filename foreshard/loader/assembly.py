@@ -4,15 +4,20 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from threading import Condition, Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from foreshard.errors import ConfigError, DeadlineError
+from foreshard.prefetch.arena import Arena
+from foreshard.prefetch.gather import Gatherer
 from foreshard.prefetch.prefetcher import Prefetcher
 from foreshard.prefetch.schedule import Touches
+
+if TYPE_CHECKING:
+    from foreshard.prefetch.region import Lent
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,8 @@ class Assembled:
         nbytes: int32 (t,), bytes fetched for each touch; 0 for a hit.
         wait_us: int32 (t,), how long the assembler waited for each.
         fetch_us: int32 (t,), how long each fetch took.
+        fetch_s: seconds in which the assembler waited for chunks or read them.
+        gather_s: seconds that gathering the rows took.
     """
 
     index: int
@@ -36,6 +43,8 @@ class Assembled:
     nbytes: NDArray[np.int32]
     wait_us: NDArray[np.int32]
     fetch_us: NDArray[np.int32]
+    fetch_s: float = 0.0
+    gather_s: float = 0.0
 
 
 class Assembler:
@@ -45,7 +54,8 @@ class Assembler:
         touches: the schedule.
         keep: bool (m,), whether each touch's chunk stays resident after it.
         prefetcher: lends the chunks.
-        schema: columns of a batch; an owner-dealt batch may have no row for this rank.
+        arena: where they lie.
+        gatherer: takes rows from there.
         depth: finished batches that may wait.
         timeout: seconds `next_batch` may wait.
     """
@@ -56,11 +66,12 @@ class Assembler:
         keep: NDArray[np.bool_],
         prefetcher: Prefetcher,
         *,
-        schema: pa.Schema,
+        arena: Arena,
+        gatherer: Gatherer,
         depth: int,
         timeout: float,
     ) -> None:
-        self._schema = schema
+        self._arena, self._gatherer = arena, gatherer
         self._touches, self._keep, self._prefetcher = touches, keep, prefetcher
         self._depth, self._timeout = depth, timeout
         self._ready: deque[Assembled] = deque()
@@ -148,41 +159,121 @@ class Assembler:
         """Return the batch of a step, or None if the assembler was stopped."""
         plan = self._touches
         first, last = int(plan.step_offsets[index]), int(plan.step_offsets[index + 1])
-        parts: list[pa.RecordBatch] = []
-        figures = np.empty((4, last - first), np.int64)
-        for touch in range(first, last):
-            if self._stopped:
-                return None
-            self._touch = touch
-            chunk = int(plan.chunks[touch])
-            lent = self._prefetcher.lend(touch, chunk)
-            try:
-                wanted = plan.rows[plan.row_offsets[touch] : plan.row_offsets[touch + 1]]
-                parts.append(_take(lent.entry.batch, wanted))
-            finally:
-                self._prefetcher.give_back(touch, chunk, lent, keep=bool(self._keep[touch]))
-            fetched = 0 if lent.hit else lent.entry.nbytes
-            figures[:, touch - first] = lent.hit, fetched, lent.waited_us, 0 if lent.hit else lent.entry.fetch_us
-        places = plan.places[plan.row_offsets[first] : plan.row_offsets[last]]
+        began = time.perf_counter()
+        job = _Job(plan, self._keep, first, last, self._prefetcher, self._arena, self._gatherer)
+        try:
+            for at in job.begin():
+                if self._stopped:
+                    return None
+                self._touch = first + at
+                job.add(at)
+            rows = job.finish()
+        finally:
+            job.abandon()
+        figures = job.figures
         return Assembled(
             index,
-            self._in_order(parts, places),
+            rows,
             plan.chunks[first:last],
             figures[0].astype(np.bool_),
             *(figures[i].astype(np.int32) for i in (1, 2, 3)),
+            fetch_s=time.perf_counter() - began - job.gather_s,
+            gather_s=job.gather_s,
         )
 
-    def _in_order(self, parts: list[pa.RecordBatch], places: NDArray[np.int32]) -> pa.RecordBatch:
-        """Join rows gathered chunk by chunk and put each in its place of the batch."""
-        if not parts:  # an owner-dealt batch may have no row for this rank
-            return pa.RecordBatch.from_pylist([], self._schema)
+
+class _Job:
+    """One batch being assembled: as many chunks at a time as are in memory together, all of them if possible.
+
+    Attributes:
+        figures: int64 (4, t), hit, bytes fetched, microseconds waited and microseconds fetched of each touch.
+        gather_s: seconds that gathering took.
+    """
+
+    def __init__(
+        self,
+        plan: Touches,
+        keep: NDArray[np.bool_],
+        first: int,
+        last: int,
+        prefetcher: Prefetcher,
+        arena: Arena,
+        gatherer: Gatherer,
+    ) -> None:
+        self._prefetcher, self._arena, self._gatherer = prefetcher, arena, gatherer
+        self._first = first
+        self._chunks: list[int] = plan.chunks[first:last].tolist()
+        self._keep = keep[first:last]
+        offsets = plan.row_offsets[first : last + 1]
+        self._row_starts, self._counts = offsets[:-1] - offsets[0], np.diff(offsets)
+        self._rows = plan.rows[offsets[0] : offsets[-1]].astype(np.int64)
+        self._places = plan.places[offsets[0] : offsets[-1]]
+        self._group: list[tuple[int, Lent]] = []
+        self._parts: list[tuple[pa.RecordBatch, NDArray[np.int32]]] = []
+        self.figures = np.zeros((4, last - first), np.int64)
+        self.gather_s = 0.0
+
+    def begin(self) -> list[int]:
+        """Borrow what is in memory and return the touches whose chunks are not."""
+        lent = self._prefetcher.lend_ready(self._chunks)
+        self._group = [(at, one) for at, one in enumerate(lent) if one is not None]
+        return [at for at, one in enumerate(lent) if one is None]
+
+    def add(self, at: int) -> None:
+        """Borrow one more chunk; those borrowed before are done with first if there is no room for all."""
+        touch, chunk = self._first + at, self._chunks[at]
+        lent = self._prefetcher.lend(touch, chunk, holding=bool(self._group))
+        if lent is None:
+            self._flush()
+            lent = self._prefetcher.lend(touch, chunk)
+            assert lent is not None, "only a holder is sent back"
+        self._group.append((at, lent))
+        if lent.bypass:
+            self._flush()
+
+    def finish(self) -> pa.RecordBatch:
+        """Return the rows, each in its place of the batch."""
+        if not self._parts and len(self._group) == len(self._chunks):
+            inverse = np.empty(len(self._places), np.int64)
+            inverse[self._places] = np.arange(len(self._places))
+            self._flush(inverse)
+            return self._parts[0][0]
+        self._flush()
         arrow: Any = pa  # its stubs lack concat_batches
-        gathered = arrow.concat_batches(parts)
-        inverse = np.empty(len(places), np.int32)
-        inverse[places] = np.arange(len(places), dtype=np.int32)
-        return _take(gathered, inverse)
+        gathered = arrow.concat_batches([rows for rows, _ in self._parts])
+        places = np.concatenate([places for _, places in self._parts])
+        inverse = np.empty(len(places), np.int64)
+        inverse[places] = np.arange(len(places))
+        return gathered.take(pa.array(inverse))
 
+    def abandon(self) -> None:
+        """Give back what is borrowed still."""
+        if self._group:
+            self._give_back()
 
-def _take(batch: pa.RecordBatch, rows: NDArray[np.int32]) -> pa.RecordBatch:
-    take: Any = batch.take  # its stub refuses integer arrays that are not lists
-    return take(pa.array(rows))
+    def _flush(self, order: NDArray[np.int64] | None = None) -> None:
+        """Gather the rows of the chunks borrowed and give these back."""
+        began = time.perf_counter()
+        self._group.sort(key=lambda item: item[0])
+        at = np.array([at for at, _ in self._group], np.int64)
+        slots = np.array([lent.entry.held for _, lent in self._group], np.int64)
+        counts = self._counts[at]
+        # The rows of the group's touches, one touch after the other.
+        ends = np.cumsum(counts)
+        index = np.repeat(self._row_starts[at] - ends + counts, counts) + np.arange(int(counts.sum()))
+        rows = self._gatherer.gather(self._arena, slots, counts, self._rows[index], order)
+        self._parts.append((rows, self._places[index]))
+        for i, lent in self._group:
+            fetched = (0, 0) if lent.hit else (lent.entry.nbytes, lent.entry.fetch_us)
+            self.figures[:, i] = lent.hit, fetched[0], lent.waited_us, fetched[1]
+        self._give_back()
+        self.gather_s += time.perf_counter() - began
+
+    def _give_back(self) -> None:
+        group, self._group = self._group, []
+        self._prefetcher.give_back(
+            [self._first + at for at, _ in group],
+            [self._chunks[at] for at, _ in group],
+            [lent for _, lent in group],
+            [bool(self._keep[at]) for at, _ in group],
+        )

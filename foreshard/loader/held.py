@@ -10,7 +10,8 @@ from foreshard.errors import AccessDeniedError, ObjectNotFoundError
 from foreshard.keys import LayoutRef
 from foreshard.loader.dealing import nodes_of
 from foreshard.loader.options import LoaderOptions
-from foreshard.loader.reading import chunk_fetcher, wanted_columns
+from foreshard.loader.reading import chunk_fetcher, following_chunks, make_gatherer, wanted_columns
+from foreshard.prefetch.arena import Arena
 from foreshard.prefetch.manifest import read_prefetch
 from foreshard.prefetch.prefetcher import Prefetcher
 from foreshard.prefetch.region import Region
@@ -19,6 +20,7 @@ from foreshard.shards.manifest import Manifest
 from foreshard.shards.repository import Repository
 
 _LOCAL_BURST: Final = 16
+_RUN_BYTES: Final = 8 << 20
 
 
 def hold_layout(repository: Repository, layout: LayoutRef | None, options: LoaderOptions, split: int) -> "HeldLayout":
@@ -58,7 +60,8 @@ class HeldLayout:
         lease: keeps gc from the layout; None for none.
 
     Attributes:
-        schema: columns of a batch.
+        gatherer: takes rows from chunks in memory.
+        arena: the memory.
         scores: float64 (C,), expected draws of every chunk beyond the known order, by the layout's own prediction until
             `warm` reads a newer one.
         prefetcher: holds and fetches the chunks.
@@ -79,7 +82,7 @@ class HeldLayout:
         self.manifest, self.lease = manifest, lease
         self._repository, self._options = repository, options
         columns = wanted_columns(manifest, options.columns)
-        self.schema = pa.schema([manifest.schema.field(name) for name in columns])
+        self.gatherer = make_gatherer(manifest, columns)
         mine = manifest.splits == split
         self.scores = np.where(mine, manifest.scores.astype(np.float64), 0.0)
         budget = options.memory
@@ -87,12 +90,17 @@ class HeldLayout:
             held = manifest.nbytes[mine & np.isin(manifest.nodes, self.nodes)].sum()
             budget = int(held * options.cache_fraction)
         store = repository.store
+        region = Region(budget, int(manifest.nbytes[mine].max(initial=0)))
+        self.arena = Arena(region.capacity, region.bypass, self.gatherer.buffers)
         self.prefetcher = Prefetcher(
-            chunk_fetcher(store, manifest, columns),
+            chunk_fetcher(store, manifest, self.gatherer),
             manifest.nbytes,
-            Region(budget, int(manifest.nbytes[mine].max(initial=0))),
+            region,
+            self.arena,
             timeout=options.timeout,
             burst=_LOCAL_BURST if store.local else 1,
+            following=None if store.local else following_chunks(manifest),
+            run_bytes=min(_RUN_BYTES, region.capacity // 8),
         )
         # A loader that is dropped without being closed leaves no thread behind.
         self._finalizer = weakref.finalize(self, self.prefetcher.dismiss)

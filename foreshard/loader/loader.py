@@ -195,7 +195,9 @@ class Loader:
         needed = zip(plan.misses.tolist(), touches.chunks[plan.misses].tolist(), strict=True)
         prefetcher.begin(needed, plan.kept_at_start, concurrency=self._tuning.concurrency, ahead=plan.ahead)
         depth, timeout = self.options.queue_batches, self.options.timeout
-        assembler = Assembler(touches, plan.keep, prefetcher, schema=held.schema, depth=depth, timeout=timeout)
+        assembler = Assembler(
+            touches, plan.keep, prefetcher, arena=held.arena, gatherer=held.gatherer, depth=depth, timeout=timeout
+        )
         self._loop, self._progress = _Loop(assembler, touches, resident, progress), progress
         assembler.start()
         progress.plan_s += time.perf_counter() - now

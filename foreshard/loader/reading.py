@@ -5,11 +5,14 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from foreshard.errors import ConfigError
-from foreshard.prefetch.prefetcher import Fetch
+from foreshard.errors import ConfigError, CorruptDataError
+from foreshard.prefetch.arena import Payload
+from foreshard.prefetch.fetchers import Fetch
+from foreshard.prefetch.gather import Gatherer
 from foreshard.shards.manifest import Manifest
-from foreshard.shards.reading import read_chunk
+from foreshard.shards.refetch import refetch
 from foreshard.shards.repository import Repository
 from foreshard.splits import split_code
 from foreshard.storage import ObjectStore
@@ -34,16 +37,48 @@ def wanted_columns(manifest: Manifest, columns: Sequence[str] | None) -> list[st
     return [*(c for c in columns if c != SAMPLE_ID), SAMPLE_ID]
 
 
-def chunk_fetcher(store: ObjectStore, manifest: Manifest, columns: Sequence[str]) -> Fetch:
-    """Return a function that reads one chunk: its byte range alone, verified, as views into the fetched bytes."""
-    names = list(columns)
-    whole = names == list(manifest.schema.names)
+def make_gatherer(manifest: Manifest, columns: Sequence[str]) -> Gatherer:
+    """Return what takes these columns' rows from chunks in memory."""
+    return Gatherer(manifest.physical, manifest.schema, columns, manifest.dictionaries)
 
-    def fetch(chunk: int) -> pa.RecordBatch:
-        batch = read_chunk(store, manifest, chunk)
-        return batch if whole else batch.select(names)
+
+def chunk_fetcher(store: ObjectStore, manifest: Manifest, gatherer: Gatherer) -> Fetch:
+    """Return a function that reads chunks which follow each other in a shard, in one request, each verified.
+
+    What does not verify is read again by itself, as a link may have damaged it.
+    """
+
+    def locate(chunk: int, raw: memoryview) -> Payload:
+        return gatherer.locate(raw, manifest.decode_physical(chunk, raw))
+
+    def one(chunk: int) -> Payload:
+        key, start, end = manifest.shard_key(chunk), int(manifest.starts[chunk]), int(manifest.ends[chunk])
+        return refetch(store, lambda: locate(chunk, store.get_range(key, start, end)))
+
+    def fetch(chunks: Sequence[int]) -> list[Payload]:
+        if len(chunks) == 1:
+            return [one(chunks[0])]
+        starts, ends = manifest.starts[list(chunks)].tolist(), manifest.ends[list(chunks)].tolist()
+        whole = store.get_range(manifest.shard_key(chunks[0]), starts[0], ends[-1])
+        found: list[Payload] = []
+        for chunk, start, end in zip(chunks, starts, ends, strict=True):
+            try:
+                found.append(locate(chunk, whole[start - starts[0] : end - starts[0]]))
+            except CorruptDataError:
+                found.append(one(chunk))
+        return found
 
     return fetch
+
+
+def following_chunks(manifest: Manifest) -> NDArray[np.int32]:
+    """Return for every chunk the one whose bytes follow in its shard; int32, shape (C,), -1 for none."""
+    order = np.lexsort((manifest.starts, manifest.shard_of))
+    near, far = order[:-1], order[1:]
+    adjacent = (manifest.shard_of[near] == manifest.shard_of[far]) & (manifest.ends[near] == manifest.starts[far])
+    following = np.full(len(manifest), -1, np.int32)
+    following[near[adjacent]] = far[adjacent]
+    return following
 
 
 def read_split(

@@ -30,6 +30,7 @@ class PrefetchQueue:
     def __init__(self) -> None:
         self._heap: list[Request] = []
         self._live: set[Request] = set()
+        self._of: dict[int, Request] = {}
 
     def __len__(self) -> int:
         return len(self._live)
@@ -40,6 +41,9 @@ class PrefetchQueue:
             if request not in self._live:
                 self._live.add(request)
                 heapq.heappush(self._heap, request)
+                first = self._of.get(request.chunk)
+                if first is None or request < first:
+                    self._of[request.chunk] = request
 
     def peek(self) -> Request | None:
         """Return the most urgent request, or None."""
@@ -52,9 +56,16 @@ class PrefetchQueue:
         if request not in self._live:
             return False
         self._live.remove(request)
+        if self._of.get(request.chunk) == request:
+            del self._of[request.chunk]
         return True
+
+    def find(self, chunk: int) -> Request | None:
+        """Return a request for a chunk: its most urgent one, unless that was withdrawn before the others."""
+        return self._of.get(chunk)
 
     def clear(self) -> None:
         """Remove every request."""
         self._heap.clear()
         self._live.clear()
+        self._of.clear()

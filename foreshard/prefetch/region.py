@@ -4,8 +4,7 @@ Not thread-safe: its owner holds a lock.
 """
 
 from dataclasses import dataclass, field
-
-import pyarrow as pa
+from typing import Any, NamedTuple, Protocol
 
 from foreshard.errors import BudgetError
 
@@ -15,7 +14,7 @@ class Entry:
     """A resident chunk.
 
     Attributes:
-        batch: the decoded rows, a view of the fetched bytes.
+        held: what the holder knows the chunk by.
         nbytes: size charged to the ledger.
         fetch_us: how long the fetch took, in microseconds.
         forecast: whether the forecast alone asked for it.
@@ -23,7 +22,7 @@ class Entry:
         uses: touches it has served.
     """
 
-    batch: pa.RecordBatch
+    held: Any
     nbytes: int
     fetch_us: int
     forecast: bool = False
@@ -31,8 +30,7 @@ class Entry:
     uses: int = field(default=0)
 
 
-@dataclass(frozen=True)
-class Lent:
+class Lent(NamedTuple):
     """A chunk lent to the assembler for one touch.
 
     Attributes:
@@ -46,6 +44,38 @@ class Lent:
     hit: bool
     waited_us: int
     bypass: bool
+
+
+class Holder(Protocol):
+    """Where the bytes of chunks lie: an `Arena`. A handle is good until the chunk is freed, whether moved or not."""
+
+    def fits(self, nbytes: int) -> bool:
+        """Return whether there is one gap for so many bytes."""
+        ...
+
+    def put(self, payload: Any) -> Any:  # noqa: ANN401 - what a fetch returns; and a handle
+        """Keep a chunk that fits and return its handle."""
+        ...
+
+    def put_aside(self, payload: Any) -> Any:  # noqa: ANN401
+        """Keep a chunk beside the others, in place of the last one, and return its handle."""
+        ...
+
+    def settle(self) -> Any:  # noqa: ANN401
+        """Move the chunk that lies aside among the others and return its new handle."""
+        ...
+
+    def free(self, held: Any) -> None:  # noqa: ANN401
+        """Let a chunk go."""
+        ...
+
+    def compact(self) -> None:
+        """Make one gap of all."""
+        ...
+
+    def clear(self) -> None:
+        """Give the memory back."""
+        ...
 
 
 class Region:

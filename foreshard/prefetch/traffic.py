@@ -21,9 +21,8 @@ class Traffic:
     peak_bytes: int = 0
 
     def fetched(self, entry: Entry, *, ahead: bool) -> None:
-        """Count a fetch that ended well: ahead of its use, or on demand."""
+        """Count the bytes of a fetch that ended well: ahead of its use, or on demand; requests are counted apart."""
         self.origin_bytes += entry.nbytes
-        self.origin_requests += 1
         self.demand_requests += not ahead
         if ahead:
             self.prefetched_bytes += entry.nbytes

@@ -61,6 +61,7 @@ class Manifest:
 
     Attributes:
         schema: what users see of every chunk; the last column is `sample_id`.
+        physical: what a chunk's bytes hold: as `schema`, with the index types of dictionary columns.
         dictionaries: the values of its dictionary columns.
         shard_digests: (S, 32) uint8, SHA-256 of every shard object.
         shard_sizes: (S,) int64, its bytes.
@@ -86,7 +87,7 @@ class Manifest:
         self.header = header
         self.parts = parts
         self.schema: pa.Schema = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(header.schema_hex)))
-        self._physical = pa.schema([field.with_type(physical_type(field.type)) for field in self.schema])
+        self.physical = pa.schema([field.with_type(physical_type(field.type)) for field in self.schema])
         self.dictionaries = (
             Dictionaries.from_bytes(parts["dictionaries"])
             if "dictionaries" in parts
@@ -146,6 +147,18 @@ class Manifest:
         Raises:
             CorruptDataError: the bytes are not those that were written; names shard, chunk and fix.
         """
+        physical = self.decode_physical(chunk, raw)
+        try:
+            return self.dictionaries.decode(physical)
+        except CorruptDataError as error:
+            raise CorruptDataError(f"chunk {chunk} of shard {self.shard_key(chunk)!r}: {error}") from error
+
+    def decode_physical(self, chunk: int, raw: memoryview | bytes | pa.Buffer) -> pa.RecordBatch:
+        """As `decode`, with the indices of dictionary columns alone.
+
+        Raises:
+            CorruptDataError: as `decode`.
+        """
         found, stated = checksum(raw), int(self.checksums[chunk])
         if found != stated:
             raise CorruptDataError(
@@ -154,7 +167,7 @@ class Manifest:
                 "again, and if it stays so delete the shard object and materialise this layout's plan again"
             )
         try:
-            batch = decode_chunk(raw, self._physical, self.dictionaries)
+            batch = decode_chunk(raw, self.physical)
         except CorruptDataError as error:
             raise CorruptDataError(f"chunk {chunk} of shard {self.shard_key(chunk)!r}: {error}") from error
         if batch.num_rows != self.rows[chunk]:

@@ -1,0 +1,169 @@
+"""One contiguous piece of memory for chunks, so that a batch is gathered from many of them in a few array operations.
+
+Not thread-safe: its owner holds a lock, and lets nobody move chunks while a batch is being gathered.
+"""
+
+import mmap
+from bisect import bisect_left
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+ASIDE: Final = 0
+"""Slot of the chunk that lies aside, in the place for reads on demand."""
+
+_ALIGN: Final = 8
+
+
+@dataclass(frozen=True)
+class Payload:
+    """A chunk's bytes as they came, verified.
+
+    Attributes:
+        raw: the bytes.
+        places: int64 (k,), where each Arrow buffer begins in them; negative for one that is left out or compressed.
+    """
+
+    raw: memoryview
+    places: NDArray[np.int64]
+
+
+class Arena:
+    """Chunks in slots, each a run of consecutive bytes; the last bytes are for one chunk read on demand.
+
+    Memory is taken from the system when the first chunk comes, page by page, and given back by `clear`.
+
+    Args:
+        capacity: bytes for resident chunks.
+        aside: bytes for the chunk that lies aside.
+        buffers: places of a payload, k.
+        alignment: chunks begin at multiples of it, and their sizes are counted as such.
+
+    Attributes:
+        places: int64 (s, k), where the buffers of each slot's chunk begin; negative as in `Payload`.
+        starts: int64 (s,), where each slot's chunk begins.
+        sizes: int64 (s,), its bytes; 0 for a free slot.
+    """
+
+    def __init__(self, capacity: int, aside: int, buffers: int, *, alignment: int = _ALIGN) -> None:
+        self._align = alignment
+        self._capacity, self._end = capacity, self._round(capacity) + self._round(aside)
+        self._buffers = buffers
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget every chunk and give the memory back to the system."""
+        self._memory: NDArray[np.uint8] | None = None
+        self._views: dict[int, NDArray[Any]] = {}
+        self.places = np.full((16, self._buffers), -1, np.int64)
+        self.starts, self.sizes = np.zeros(16, np.int64), np.zeros(16, np.int64)
+        self.starts[ASIDE] = self._round(self._capacity)
+        self._unused = list(range(15, ASIDE, -1))
+        self._gaps: list[tuple[int, int]] = [(0, self._capacity)]  # (start, size), by start
+
+    def _round(self, nbytes: int) -> int:
+        return -(-nbytes // self._align) * self._align
+
+    @property
+    def memory(self) -> NDArray[np.uint8]:
+        """The bytes, shape (capacity + aside,)."""
+        if self._memory is None:
+            whole = max(-(-self._end // 64) * 64, 64)
+            self._memory = np.frombuffer(mmap.mmap(-1, whole), np.uint8)
+        return self._memory
+
+    @property
+    def bytes(self) -> memoryview:
+        """The same as bytes."""
+        memory: Any = self.memory  # numpy's arrays are buffers; its stubs for Python 3.11 do not say so
+        return memoryview(memory)
+
+    def view(self, width: int) -> NDArray[Any]:
+        """Return the memory as unsigned integers of 1, 2, 4 or 8 bytes."""
+        if width not in self._views:
+            self._views[width] = self.memory.view(f"u{width}")
+        return self._views[width]
+
+    def fits(self, nbytes: int) -> bool:
+        """Return whether there is one gap for so many bytes."""
+        need = self._round(nbytes)
+        return any(size >= need for _, size in self._gaps)
+
+    def put(self, payload: Payload) -> int:
+        """Copy a chunk into the first gap it fits, and return its slot; `compact` before, where none does."""
+        need = self._round(len(payload.raw))
+        found = next((i for i, (_, size) in enumerate(self._gaps) if size >= need), None)
+        assert found is not None, f"no gap for {need} bytes in {self._gaps[:8]}"
+        start, size = self._gaps[found]
+        if size == need:
+            del self._gaps[found]
+        else:
+            self._gaps[found] = (start + need, size - need)
+        slot = self._slot()
+        self.starts[slot] = start
+        self._fill(slot, payload)
+        return slot
+
+    def put_aside(self, payload: Payload) -> int:
+        """Copy a chunk to where one that was read on demand lies, in place of the last one, and return `ASIDE`."""
+        self._fill(ASIDE, payload)
+        return ASIDE
+
+    def settle(self) -> int:
+        """Copy the chunk that lies aside into the first gap it fits, and return its new slot."""
+        start, size = int(self.starts[ASIDE]), int(self.sizes[ASIDE])
+        places = self.places[ASIDE]
+        return self.put(Payload(self.bytes[start : start + size], np.where(places < 0, places, places - start)))
+
+    def free(self, held: int) -> None:
+        """Give a chunk's bytes back."""
+        if held == ASIDE:
+            return
+        start, size = int(self.starts[held]), self._round(int(self.sizes[held]))
+        self.sizes[held] = 0
+        self._unused.append(held)
+        at = bisect_left(self._gaps, (start, 0))
+        if at < len(self._gaps) and self._gaps[at][0] == start + size:
+            size += self._gaps.pop(at)[1]
+        if at and sum(self._gaps[at - 1]) == start:
+            at -= 1
+            start, before = self._gaps.pop(at)
+            size += before
+        if size:
+            self._gaps.insert(at, (start, size))
+
+    def compact(self) -> None:
+        """Move all chunks to the front, so that the gaps become one."""
+        used = np.flatnonzero(self.sizes)
+        used = used[used != ASIDE]
+        end = 0
+        for slot in used[np.argsort(self.starts[used])].tolist():
+            start, size = int(self.starts[slot]), int(self.sizes[slot])
+            if start != end:
+                self.memory[end : end + size] = self.memory[start : start + size]
+                self.places[slot] -= np.where(self.places[slot] < 0, 0, start - end)
+                self.starts[slot] = end
+            end += self._round(size)
+        self._gaps = [(end, self._capacity - end)] if end < self._capacity else []
+
+    def chunk(self, slot: int) -> memoryview:
+        """Return the bytes of a slot's chunk: a view that is good until the chunk is moved or freed."""
+        start = int(self.starts[slot])
+        return self.bytes[start : start + int(self.sizes[slot])]
+
+    def _slot(self) -> int:
+        if not self._unused:
+            count = len(self.sizes)
+            self.places = np.concatenate([self.places, np.full_like(self.places, -1)])
+            self.starts = np.concatenate([self.starts, np.zeros_like(self.starts)])
+            self.sizes = np.concatenate([self.sizes, np.zeros_like(self.sizes)])
+            self._unused = list(range(2 * count - 1, count - 1, -1))
+        return self._unused.pop()
+
+    def _fill(self, slot: int, payload: Payload) -> None:
+        start, size = int(self.starts[slot]), len(payload.raw)
+        self.memory[start : start + size] = np.frombuffer(payload.raw, np.uint8)
+        self.sizes[slot] = size
+        self.places[slot] = np.where(payload.places < 0, payload.places, payload.places + start)

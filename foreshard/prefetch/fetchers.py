@@ -1,0 +1,293 @@
+"""Threads that fetch chunks by deadline into the bounded region, under its byte ledger."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from threading import Condition, Lock, Thread, current_thread
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foreshard.errors import DeadlineError
+from foreshard.prefetch.queue import PrefetchQueue, Request
+from foreshard.prefetch.region import Entry, Holder, Region
+from foreshard.prefetch.traffic import Traffic
+
+Fetch = Callable[[Sequence[int]], Sequence[Any]]
+"""Reads and verifies chunks that follow each other in a shard, in one request; called by several threads at a time."""
+
+# What a fetch under way may stand for instead of the last touch that it is promised to.
+NO_TOUCH: Final = -1
+UNWANTED: Final = -2
+
+_RUN_TOUCHES: Final = 64
+
+
+class Fetchers:
+    """The part of a prefetcher that runs in threads of its own; see `Prefetcher` for what may be called when.
+
+    Args:
+        fetch: reads chunks.
+        nbytes: size of every chunk, shape (C,).
+        region: the memory's ledger.
+        holder: the memory.
+        timeout: seconds any wait may last.
+        burst: most chunks a thread takes at a time. More than 1 pays where a fetch is quicker than waking a thread
+            (local files); where a fetch is mostly waiting, every run of chunks should have a thread of its own.
+        following: int32 (C,), the chunk that begins where a chunk ends in its shard, -1 for none: such chunks are read
+            in one request; None to read each by itself.
+        run_bytes: most bytes of one request.
+    """
+
+    def __init__(
+        self,
+        fetch: Fetch,
+        nbytes: NDArray[np.int64],
+        region: Region,
+        holder: Holder,
+        *,
+        timeout: float,
+        burst: int = 1,
+        following: NDArray[np.int32] | None = None,
+        run_bytes: int = 0,
+    ) -> None:
+        self.region, self._holder = region, holder
+        self._fetch, self._nbytes, self._timeout, self._burst = fetch, nbytes, timeout, burst
+        self._following, self._run_bytes = following, run_bytes
+        self._lock = Lock()
+        self._landed = Condition(self._lock)  # the assembler waits here for the chunk `_awaited`
+        self._work = Condition(self._lock)  # the fetching threads wait here for requests and for room
+        self._movable = Condition(self._lock)  # and here until no chunk is lent, so that chunks may be moved
+        self._awaited = -1
+        self._idle = self._blocked = self._lent = 0
+        self._wake_at = 0
+        self._queue = PrefetchQueue()
+        self._in_flight: dict[int, int] = {}  # chunk -> last touch promised it
+        self._threads: list[Thread] = []
+        self._concurrency = 0
+        self._forecast_limit = 0
+        self._traffic = Traffic()
+
+    # -- what to fetch --------------------------------------------------------------------------------
+    def warm(self, chunks: Iterable[int], *, share: float, concurrency: int) -> None:
+        """Fetch chunks that the forecast suggests, in the given order, into at most `share` of the region."""
+        with self._lock:
+            self._forecast_limit = self.region.bypass + int(self.region.capacity * share)
+            self._queue.push(Request(forecast=True, rank=i, chunk=c) for i, c in enumerate(chunks))
+            self._run_threads(concurrency)
+
+    def resident(self) -> frozenset[int]:
+        """Return the chunks in memory or on their way; forecast requests not begun are given up."""
+        with self._lock:
+            self._queue.clear()
+            return frozenset(self.region.entries) | frozenset(self._in_flight)
+
+    def begin(
+        self, needed: Iterable[tuple[int, int]], kept: frozenset[int], *, concurrency: int, ahead: int = 0
+    ) -> None:
+        """Start an epoch.
+
+        Args:
+            needed: (touch, chunk) pairs that the schedule wants fetched, by touch.
+            kept: resident chunks that stay; the others are dropped.
+            concurrency: fetches in flight at a time.
+            ahead: bytes meant for fetching ahead. Where threads take bursts, one is woken when half of them are free.
+        """
+        with self._lock:
+            self._queue.clear()
+            self._wake_at = ahead // 2 if self._burst > 1 else 0
+            for chunk in [c for c in self.region.entries if c not in kept]:
+                self._drop(chunk)
+            for entry in self.region.entries.values():
+                entry.needed_until = NO_TOUCH
+            for chunk in self._in_flight:  # their touches were another epoch's
+                self._in_flight[chunk] = NO_TOUCH if chunk in kept else UNWANTED
+            self._queue.push(Request(forecast=False, rank=touch, chunk=chunk) for touch, chunk in needed)
+            self._run_threads(concurrency)
+
+    def pause(self) -> None:
+        """Give up everything that has not begun; what is in flight still lands."""
+        with self._lock:
+            self._queue.clear()
+
+    def close(self) -> None:
+        """Stop the threads and let the memory go; the prefetcher may be used again.
+
+        Raises:
+            DeadlineError: a fetch did not end in time, so its thread and its bytes are still there.
+        """
+        with self._lock:
+            self._end_threads()
+            threads = list(self._threads)
+        deadline = time.perf_counter() + self._timeout
+        for thread in threads:
+            thread.join(max(deadline - time.perf_counter(), 0))
+        with self._lock:
+            for chunk in list(self.region.entries):
+                self._drop(chunk)
+            self._holder.clear()
+            if any(thread.is_alive() for thread in threads):
+                raise DeadlineError(
+                    f"fetches of the chunks {sorted(self._in_flight)[:8]} did not end within {self._timeout} s; their "
+                    "threads end with them: check the object store"
+                )
+
+    def dismiss(self) -> None:
+        """Tell the threads to end without waiting for them: for an owner that was dropped without being closed."""
+        # The garbage collector may call this in a thread that holds the lock: it must not wait for itself for ever.
+        if self._lock.acquire(timeout=1):
+            try:
+                self._end_threads()
+            finally:
+                self._lock.release()
+
+    def take_traffic(self) -> Traffic:
+        """Return the counters and start them anew; what is in memory unused is left for the next time."""
+        with self._lock:
+            unused = [entry for entry in self.region.entries.values() if not entry.uses]
+            traffic, self._traffic = self._traffic, self._traffic.leave(unused)
+            traffic.peak_bytes, self.region.peak = self.region.peak, self.region.used
+            return traffic
+
+    # -- the threads ----------------------------------------------------------------------------------
+    def _end_threads(self) -> None:
+        self._queue.clear()
+        self._concurrency = 0
+        self._in_flight = dict.fromkeys(self._in_flight, UNWANTED)
+        self._work.notify_all()
+        self._movable.notify_all()
+
+    def _run_threads(self, concurrency: int) -> None:
+        self._concurrency = concurrency
+        while len(self._threads) < concurrency:
+            thread = Thread(target=self._run, name=f"foreshard-fetch-{len(self._threads)}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        self._work.notify_all()
+
+    def _run(self) -> None:
+        while runs := self._next():
+            for run in runs:
+                try:
+                    entries = self._timed_fetch([request.chunk for request in run])
+                except Exception:  # noqa: BLE001 - the fetch on demand raises it if it was no passing trouble
+                    with self._lock:
+                        self._traffic.failed_requests += 1
+                        for request in run:
+                            self._let_go(request.chunk)
+                    continue
+                with self._lock:
+                    self._traffic.origin_requests += 1
+                    for request, entry in zip(run, entries, strict=True):
+                        self._land(request, entry)
+
+    def _timed_fetch(self, chunks: Sequence[int]) -> list[Entry]:
+        """Fetch chunks; until they land, an entry holds what was fetched instead of a handle."""
+        start = time.perf_counter()
+        payloads = self._fetch(chunks)
+        spent = int((time.perf_counter() - start) * 1e6)
+        return [
+            Entry(payload, int(self._nbytes[chunk]), spent) for chunk, payload in zip(chunks, payloads, strict=True)
+        ]
+
+    def _land(self, request: Request, entry: Entry) -> None:
+        chunk = request.chunk
+        entry.forecast = request.forecast
+        self._traffic.fetched(entry, ahead=True)
+        while not self._make_room(entry.nbytes) and self._in_flight[chunk] != UNWANTED:
+            self._blocked += 1
+            self._landed.notify_all()
+            self._movable.wait(self._timeout)
+            self._blocked -= 1
+        entry.needed_until = self._in_flight[chunk]
+        if entry.needed_until == UNWANTED:
+            self._let_go(chunk)
+        else:
+            del self._in_flight[chunk]
+            entry.held = self._holder.put(entry.held)
+            self.region.put(chunk, entry)
+            if chunk == self._awaited:
+                self._landed.notify_all()
+
+    def _make_room(self, nbytes: int) -> bool:
+        """Return whether a chunk whose bytes are reserved has a place; chunks are moved for it unless one is lent."""
+        if self._holder.fits(nbytes):
+            return True
+        if self._lent:
+            return False
+        self._holder.compact()
+        return True
+
+    def _drop(self, chunk: int) -> None:
+        self._holder.free(self.region.drop(chunk).held)
+
+    def _let_go(self, chunk: int) -> None:
+        """End a fetch that brings nothing; whoever waits for the chunk looks again."""
+        del self._in_flight[chunk]
+        self.region.release(int(self._nbytes[chunk]))
+        if chunk == self._awaited:
+            self._landed.notify_all()
+
+    def _wake(self) -> None:
+        """Wake one idle fetching thread if there is enough for it to do."""
+        if self._idle and len(self._queue) and self.region.budget - self.region.used >= self._wake_at:
+            self._work.notify()
+
+    # -- what a thread takes --------------------------------------------------------------------------
+    def _next(self) -> list[list[Request]]:
+        """Wait for requests whose bytes fit, by runs that are read in one go; none tell the thread to end."""
+        with self._lock:
+            while True:
+                if len(self._threads) > self._concurrency:
+                    self._threads.remove(current_thread())
+                    return []
+                taken: list[list[Request]] = []
+                while len(taken) < self._burst and (request := self._take()) is not None:
+                    taken.append([request, *self._rest_of_run(request)])
+                if taken:
+                    self._wake()  # what is left may be work for another thread
+                    return taken
+                self._idle += 1
+                self._work.wait()
+                self._idle -= 1
+
+    def _rest_of_run(self, first: Request) -> list[Request]:
+        """Take requests for the chunks that follow in the shard, where they are wanted at about the same time."""
+        if self._following is None:
+            return []
+        run: list[Request] = []
+        chunk, total = int(self._following[first.chunk]), int(self._nbytes[first.chunk])
+        while chunk >= 0 and (request := self._queue.find(chunk)) is not None:
+            nbytes = int(self._nbytes[chunk])
+            near = request.forecast == first.forecast and request.rank - first.rank <= _RUN_TOUCHES
+            known = chunk in self._in_flight or chunk in self.region.entries
+            full = request.forecast and self.region.used + nbytes > self._forecast_limit
+            if not near or known or full or total + nbytes > self._run_bytes or not self.region.reserve(nbytes):
+                break
+            self._queue.withdraw(request)
+            self._in_flight[chunk] = NO_TOUCH if request.forecast else request.rank
+            run.append(request)
+            total += nbytes
+            chunk = int(self._following[chunk])
+        return run
+
+    def _take(self) -> Request | None:
+        while (request := self._queue.peek()) is not None:
+            chunk, rank = request.chunk, NO_TOUCH if request.forecast else request.rank
+            entry = self.region.entries.get(chunk)
+            if entry is not None:
+                entry.needed_until = max(entry.needed_until, rank)
+            elif chunk in self._in_flight:
+                self._in_flight[chunk] = max(self._in_flight[chunk], rank)
+            else:
+                nbytes = int(self._nbytes[chunk])
+                full = request.forecast and self.region.used + nbytes > self._forecast_limit
+                if not full and not self.region.reserve(nbytes):
+                    return None
+                self._queue.withdraw(request)
+                if full:
+                    continue
+                self._in_flight[chunk] = rank
+                return request
+            self._queue.withdraw(request)
+        return None
