@@ -4,8 +4,8 @@ import threading
 import time
 
 import numpy as np
-import pyarrow as pa
 import pytest
+from holding import Objects
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +17,7 @@ from foreshard.simulate.belady import plan_residency
 
 
 class Origin:
-    """Chunks whose one row is their number; counts fetches and watches the region's ledger while it fetches."""
+    """Chunks that are their number; counts fetches and watches the region's ledger while it fetches."""
 
     def __init__(self, nbytes, delay=0.0):
         self.nbytes, self.delay = nbytes, delay
@@ -25,12 +25,12 @@ class Origin:
         self.gate = threading.Event()
         self.gate.set()
 
-    def __call__(self, chunk):
+    def __call__(self, chunks):
         self.gate.wait(10)
         if self.delay:
             time.sleep(self.delay)
-        self.fetched.append(chunk)
-        return pa.record_batch({"chunk": pa.array([chunk])})
+        self.fetched.extend(chunks)
+        return list(chunks)
 
 
 def run(trace, sizes, budget, *, concurrency=3, cache_share=0.75, warm=(), settle=False):
@@ -38,7 +38,7 @@ def run(trace, sizes, budget, *, concurrency=3, cache_share=0.75, warm=(), settl
     nbytes = np.array(sizes, np.int64)
     origin = Origin(nbytes)
     region = Region(budget, int(nbytes.max()))
-    prefetcher = Prefetcher(origin, nbytes, region, timeout=10)
+    prefetcher = Prefetcher(origin, nbytes, region, Objects(), timeout=10)
     try:
         if warm:
             prefetcher.warm(warm, share=1.0, concurrency=concurrency)
@@ -54,9 +54,9 @@ def run(trace, sizes, budget, *, concurrency=3, cache_share=0.75, warm=(), settl
         hits = []
         for touch, chunk in enumerate(trace):
             lent = prefetcher.lend(touch, chunk)
-            assert lent.entry.batch.column("chunk")[0].as_py() == chunk
+            assert lent.entry.held == chunk
             hits.append(lent.hit)
-            prefetcher.give_back(touch, chunk, lent, keep=bool(plan.keep[touch]))
+            prefetcher.give_back([touch], [chunk], [lent], [bool(plan.keep[touch])])
     finally:
         prefetcher.close()
     return hits, plan, region, origin, prefetcher.take_traffic()
@@ -99,11 +99,10 @@ def test_a_budget_below_one_chunk_and_the_on_demand_slot_fails_at_once_naming_th
 
 def test_a_chunk_nobody_has_begun_to_fetch_is_read_on_demand():
     origin = Origin(np.ones(3, np.int64))
-    prefetcher = Prefetcher(origin, origin.nbytes, Region(2, 1), timeout=5)
+    prefetcher = Prefetcher(origin, origin.nbytes, Region(2, 1), Objects(), timeout=5)
     lent = prefetcher.lend(0, 2)  # no thread was started: the fallback alone
-    assert lent.bypass
     assert not lent.hit
-    prefetcher.give_back(0, 2, lent, keep=True)
+    prefetcher.give_back([0], [2], [lent], [True])
     assert 2 in prefetcher.region.entries
     assert prefetcher.take_traffic().demand_requests == 1
 
@@ -111,7 +110,7 @@ def test_a_chunk_nobody_has_begun_to_fetch_is_read_on_demand():
 def test_a_fetch_that_never_ends_is_reported_with_what_was_awaited():
     origin = Origin(np.ones(3, np.int64))
     origin.gate.clear()
-    prefetcher = Prefetcher(origin, origin.nbytes, Region(3, 1), timeout=0.2)
+    prefetcher = Prefetcher(origin, origin.nbytes, Region(3, 1), Objects(), timeout=0.2)
     prefetcher.begin([(0, 1)], frozenset(), concurrency=1)
     try:
         time.sleep(0.05)  # let the fetch begin, so that the touch has something to wait for
@@ -123,10 +122,10 @@ def test_a_fetch_that_never_ends_is_reported_with_what_was_awaited():
 
 
 def test_a_failed_fetch_surfaces_in_the_thread_that_waits():
-    def fetch(chunk):
-        raise StorageError(f"chunk {chunk} is gone")
+    def fetch(chunks):
+        raise StorageError(f"chunk {chunks[0]} is gone")
 
-    prefetcher = Prefetcher(fetch, np.ones(3, np.int64), Region(3, 1), timeout=5)
+    prefetcher = Prefetcher(fetch, np.ones(3, np.int64), Region(3, 1), Objects(), timeout=5)
     prefetcher.begin([(0, 1)], frozenset(), concurrency=1)
     try:
         with pytest.raises(StorageError, match="chunk 1 is gone"):
@@ -145,7 +144,7 @@ def test_chunks_that_the_forecast_brought_count_as_hits():
 
 def test_the_forecast_fills_only_its_share_of_the_region():
     origin = Origin(np.full(10, 2, np.int64))
-    prefetcher = Prefetcher(origin, origin.nbytes, Region(22, 2), timeout=5)
+    prefetcher = Prefetcher(origin, origin.nbytes, Region(22, 2), Objects(), timeout=5)
     prefetcher.warm(range(10), share=0.3, concurrency=2)
     deadline = time.monotonic() + 10
     while len(prefetcher.region.entries) < 3 and time.monotonic() < deadline:
