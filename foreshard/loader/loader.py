@@ -73,7 +73,7 @@ class Loader:
         self._split = split_code(split)
         self.report: EpochReport | None = None
         self._epoch, self._step = 1, 0
-        self._tuning = Tuning(concurrency=min(2, options.max_concurrency))
+        self._tuning = Tuning(concurrency=options.max_concurrency)
         self._pid, self._forked = os.getpid(), False
         self._loop: _Loop | None = None
         self._progress: EpochProgress | None = None
