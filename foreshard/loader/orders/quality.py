@@ -64,4 +64,4 @@ def shuffle_quality(order: Order, epoch: int, *, batch: int = 64, batches: int =
     # A batch out of an epoch without replacement varies a little less than independent draws.
     expected = variance / batch * (length - batch) / (length - 1)
     worth = expected * batch / max(float(ids.mean(axis=1).var(ddof=1)), expected / batch)
-    return ShuffleQuality(float(near / far), float((worth - 1) / (batch - 1)), batch, batches)
+    return ShuffleQuality(float(near / far), max(float((worth - 1) / (batch - 1)), 0.0), batch, batches)

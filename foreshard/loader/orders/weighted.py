@@ -98,12 +98,13 @@ class WeightedOrder:
             raise ConfigError(f"weights must be finite and at least 0; got {wrong[:1]}")
         updated = self.weights.copy()
         updated[places] = values
-        if not updated.sum() > 0:
-            raise ConfigError("all weights are 0: nothing could be drawn; keep at least one above 0")
         self._set_weights(updated)
 
     def _set_weights(self, weights: NDArray[np.float64]) -> None:
-        total = float(weights.sum())
+        with np.errstate(over="ignore"):
+            total = float(weights.sum())
+        if not total > 0:
+            raise ConfigError("all weights are 0: nothing could be drawn; keep at least one above 0")
         if not np.isfinite(total):
             raise ConfigError(f"the weights add up to {total}; scale them down")
         drawable = int(np.count_nonzero(weights))
