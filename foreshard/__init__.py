@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from foreshard.loader.epochs import mark_epoch
     from foreshard.loader.loader import Loader
     from foreshard.loader.options import LoaderOptions, Logging
-    from foreshard.loader.order import BlockShuffleOrder, SequentialOrder, UniformOrder, WeightedOrder
+    from foreshard.loader.order import (
+        BlockShuffleOrder,
+        ListedOrder,
+        MixtureOrder,
+        SequentialOrder,
+        UniformOrder,
+        WeightedOrder,
+        shuffle_quality,
+    )
     from foreshard.loader.reading import read_split
     from foreshard.shards.repository import Repository
     from foreshard.storage import ObjectStore
@@ -29,9 +37,11 @@ _HOMES = {
     "Batch": "foreshard.loader.batch",
     "BlockShuffleOrder": "foreshard.loader.order",
     "ForeshardError": "foreshard.errors",
+    "ListedOrder": "foreshard.loader.order",
     "Loader": "foreshard.loader.loader",
     "LoaderOptions": "foreshard.loader.options",
     "Logging": "foreshard.loader.options",
+    "MixtureOrder": "foreshard.loader.order",
     "ObjectStore": "foreshard.storage",
     "Place": "foreshard.loader.dealing",
     "Repository": "foreshard.shards.repository",
@@ -41,15 +51,18 @@ _HOMES = {
     "load_config": "foreshard.config",
     "mark_epoch": "foreshard.loader.epochs",
     "read_split": "foreshard.loader.reading",
+    "shuffle_quality": "foreshard.loader.order",
 }
 
 __all__ = [
     "Batch",
     "BlockShuffleOrder",
     "ForeshardError",
+    "ListedOrder",
     "Loader",
     "LoaderOptions",
     "Logging",
+    "MixtureOrder",
     "ObjectStore",
     "Place",
     "Repository",
@@ -59,6 +72,7 @@ __all__ = [
     "load_config",
     "mark_epoch",
     "read_split",
+    "shuffle_quality",
 ]
 
 

@@ -1,0 +1,43 @@
+"""What every sample order offers a loader."""
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Order(Protocol):
+    """A sequence of sample ids per epoch with random access.
+
+    An order is a function of its arguments, the epoch and, where it has weights, the weights in force alone. It knows
+    no chunk, shard, node, rank or worker.
+    """
+
+    @property
+    def name(self) -> str:
+        """The order's name, kept in a loader's state."""
+        ...
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the ids of all later epochs are determined already, so that they may be read ahead.
+
+        False where weights may still change before an epoch begins.
+        """
+        ...
+
+    def length(self, epoch: int) -> int:
+        """Number of ids in an epoch (epochs count from 1)."""
+        ...
+
+    def ids(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
+        """Return the sample ids at positions start..stop-1 of an epoch; int64, shape (stop - start,)."""
+        ...
+
+    def identity(self, epoch: int) -> dict[str, Any]:
+        """Return all that an epoch's ids depend on, as a JSON object of O(1) size.
+
+        Two orders whose identities are equal give the same ids in the epoch. It holds at least `name`, `version` (of
+        the algorithm) and `length`.
+        """
+        ...
