@@ -8,7 +8,6 @@ import pytest
 from foreshard.prefetch.monitor import CAUSES, EpochStats, Monitor, min_hits, min_traffic
 from foreshard.prefetch.rolling import RollingWindow
 
-
 READY, LATE = True, False
 
 
