@@ -6,6 +6,7 @@ from collections.abc import Callable
 import typer
 
 from foreshard.cli.diff import diff
+from foreshard.cli.doctor import doctor
 from foreshard.cli.gc import gc
 from foreshard.cli.history import history
 from foreshard.cli.inspect import inspect
@@ -47,4 +48,11 @@ _add(
 )
 _add(with_place(diff), "diff demo.e000000 demo.e000004", "diff demo.e000000 --json")
 _add(with_place(gc), "gc", "gc --keep-generations 2 --keep-hours 6", "gc --delete")
+_add(
+    with_place(doctor),
+    "doctor",
+    "doctor --store s3://bucket/prefix --dataset flights --batch 1024 --step-ms 20",
+    "doctor --step-ms 20 --order block --memory 2GiB --concurrency 16",
+    "doctor demo.e000004 --memory 25% --steps 500 --json",
+)
 _add(reshard, "reshard demo.e000004", "reshard demo.e000000 --config flights.yaml")

@@ -1,0 +1,254 @@
+"""The doctor's three runs of the same loop."""
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice, repeat
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foreshard.errors import ConfigError
+from foreshard.keys import LayoutRef
+from foreshard.loader.batch import Batch
+from foreshard.loader.doctor.findings import Case, Diagnosis, Phase, PhaseName
+from foreshard.loader.doctor.streams import CycleOrder, RunOrder, fitting_batches
+from foreshard.loader.loader import Loader
+from foreshard.loader.options import LoaderOptions
+from foreshard.loader.order import Order
+from foreshard.prefetch.monitor import EpochStats
+from foreshard.shards.repository import Repository
+from foreshard.splits import split_code
+from foreshard.storage import ObjectStore
+
+Progress = Callable[[int, int], None]
+"""Takes (steps done, steps in all)."""
+
+_TOLD: Final = 100
+"""Times that progress is told of, about."""
+_WARM_BATCHES: Final = 64
+"""Different batches that the run from memory reads in turn, at most."""
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What the clock said of a loop; seconds as in `Phase`.
+
+    Attributes:
+        seconds: of the measured steps.
+        waited_s: of these.
+        first_s: until the first batch.
+        total_s: from the first batch on.
+        samples: in the measured steps.
+        nbytes: of their batches.
+    """
+
+    seconds: float
+    waited_s: float
+    first_s: float
+    total_s: float
+    samples: int
+    nbytes: int
+
+
+class Examination:
+    """Runs a training loop whose compute is a sleep, on one rank and without logs or leases: it changes nothing.
+
+    Args:
+        repository: the dataset's repository.
+        order: the run's order.
+        options: how the run reads; the memory by its rule where none is given.
+        steps: steps to measure in each run.
+        step_s: seconds of compute in a step; 0 for the loader's own rates.
+        split: the split of the order's population.
+        layout: the layout to read; the current one by default.
+
+    Raises:
+        ConfigError: a figure that cannot be used, or an order that is too short.
+        BudgetError: the memory cannot hold what is needed to make progress.
+        StorageError: the dataset has no published layout.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        order: Order,
+        options: LoaderOptions,
+        *,
+        steps: int = 200,
+        step_s: float = 0.0,
+        split: str = "train",
+        layout: LayoutRef | None = None,
+    ) -> None:
+        if steps < 1 or not 0 <= step_s < float("inf"):
+            raise ConfigError(f"{steps} steps of {step_s} s cannot be measured; use at least 1 step and 0 s")
+        self._repository, self._split = repository, split
+        self._steps, self._step_s = steps, step_s
+        self._options = replace(options, logging=None, lease_ttl=0.0)
+        self._lead = options.queue_batches
+        self._run = RunOrder(order, options.global_batch, self._lead + steps)
+        with closing(Loader(repository, self._run, self._options, split=split, layout=layout)) as loader:
+            self.manifest = loader.manifest
+            self.memory = loader.memory
+
+    # -- the runs -------------------------------------------------------------------------------------
+    def in_memory(self, progress: Progress | None = None) -> Phase:
+        """Read a few batches, whose chunks fit in the memory, in turn: after the first round nothing is fetched.
+
+        Where the chunks of a single batch do not fit, this run alone has as much memory as they need.
+        """
+        batch, manifest = self._options.global_batch, self.manifest
+        most = min(_WARM_BATCHES, self._steps)
+        # Half of the memory, as the loader sets a part of it aside for fetching ahead.
+        count, used = fitting_batches(self._run, batch, most, manifest.chunk_of, manifest.nbytes, self.memory // 2)
+        memory = max(self.memory, 2 * (used + 2 * self._largest))
+        ids = self._run.ids(1, 0, count * batch)
+        order = CycleOrder(self._run.name, ids, (count + self._steps) * batch)
+        return self._measure("all in memory", order, memory, count, progress)
+
+    def compute_only(self, progress: Progress | None = None) -> Phase:
+        """Hand out the same batch, which is in memory, again and again."""
+        timed = run_loop(repeat(self._sample), 0, self._steps, self._step_s, progress)
+        return self._phase("compute only", timed, 0, 0, None)
+
+    def cold(self, progress: Progress | None = None) -> Phase:
+        """Read the beginning of the run with the configured memory, empty at first."""
+        forget_files(self._repository.store, [self.manifest.shards[i].key for i in self._cold_shards])
+        return self._measure("cold", self._run, self.memory, self._lead, progress)
+
+    def diagnose(self, compute_only: Phase, in_memory: Phase, cold: Phase) -> Diagnosis:
+        """Return what the runs tell together."""
+        manifest, options, mine = self.manifest, self._options, self._mine
+        local = self._repository.store.local
+        case = Case(
+            layout=str(manifest.ref),
+            order=self._run.name,
+            batch=options.global_batch,
+            step_s=self._step_s,
+            concurrency=options.max_concurrency,
+            local=local,
+            all_columns=options.columns is None,
+            columns=len(manifest.schema.names),
+            sample_bytes=float(manifest.nbytes[mine].sum() / max(manifest.rows[mine].sum(), 1)),
+            largest=self._largest,
+            cold_bytes=int(manifest.nbytes[self._cold_chunks].sum()),
+            caches="the system was asked to forget the shards"
+            if local
+            else "those of the store's server stay as they are",
+        )
+        return Diagnosis(case, compute_only, in_memory, cold)
+
+    def _measure(self, name: PhaseName, order: Order, memory: int, lead: int, progress: Progress | None) -> Phase:
+        with closing(self._loader(order, memory)) as loader:
+            timed = run_loop(loader, lead, self._steps, self._step_s, progress)
+            # Set before the last batch is handed out.
+            stats = loader.report.stats if loader.report is not None else None
+        return self._phase(name, timed, lead, memory, stats)
+
+    def _phase(self, name: PhaseName, timed: Timed, lead: int, memory: int, stats: EpochStats | None) -> Phase:
+        return Phase(
+            name,
+            lead=lead,
+            steps=self._steps,
+            samples=timed.samples,
+            nbytes=timed.nbytes,
+            seconds=timed.seconds,
+            waited_s=timed.waited_s,
+            first_s=timed.first_s,
+            total_s=timed.total_s,
+            memory=memory,
+            stats=stats,
+        )
+
+    def _loader(self, order: Order, memory: int) -> Loader:
+        options = replace(self._options, memory=memory)
+        return Loader(self._repository, order, options, split=self._split, layout=self.manifest.ref)
+
+    # -- what they read -------------------------------------------------------------------------------
+    @cached_property
+    def _mine(self) -> NDArray[np.bool_]:
+        return self.manifest.splits == split_code(self._split)
+
+    @property
+    def _largest(self) -> int:
+        return int(self.manifest.nbytes[self._mine].max(initial=0))
+
+    @cached_property
+    def _sample(self) -> Batch:
+        length = self._options.global_batch
+        order = CycleOrder(self._run.name, self._run.ids(1, 0, length), length)
+        with closing(self._loader(order, self.memory)) as loader:
+            return next(iter(loader))
+
+    @cached_property
+    def _cold_chunks(self) -> NDArray[np.int32]:
+        return np.unique(self.manifest.chunk_of[self._run.ids(1, 0, self._run.length(1))])
+
+    @property
+    def _cold_shards(self) -> list[int]:
+        return np.unique(self.manifest.shard_of[self._cold_chunks]).tolist()
+
+
+def run_loop(
+    batches: Iterable[Batch],
+    lead: int,
+    steps: int,
+    step_s: float,
+    progress: Progress | None = None,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Timed:
+    """Run a training loop whose compute is a sleep, and time all of it but the lead.
+
+    Args:
+        batches: at least lead + steps of them.
+        lead: steps that are not measured.
+        steps: steps that are.
+        step_s: seconds to sleep in each.
+        progress: takes (done, total).
+        clock: seconds, ever ascending.
+        sleep: passes the time.
+    """
+    total = lead + steps
+    stride = max(total // _TOLD, 1)  # showing every step would take time itself
+    begun = measured = clock()
+    first_s = waited = 0.0
+    samples = nbytes = 0
+    asked = begun
+    for i, batch in enumerate(islice(batches, total)):
+        got = clock()
+        if not i:
+            first_s = got - begun
+        if i >= lead:
+            waited += got - asked
+            samples += len(batch)
+            nbytes += batch.rows.nbytes
+        if step_s:
+            sleep(step_s)
+        if progress is not None and not (total - i - 1) % stride:
+            progress(i + 1, total)
+        asked = clock()
+        if i + 1 == lead:
+            measured = asked
+    return Timed(asked - measured, waited, first_s, asked - begun - first_s, samples, nbytes)
+
+
+def forget_files(store: ObjectStore, keys: Iterable[str]) -> None:
+    """Ask the system to drop a local store's objects from its page cache; does nothing for other stores."""
+    advise = getattr(os, "posix_fadvise", None)  # not on macOS
+    if advise is None:
+        return
+    for key in keys:
+        path = store.local_path(key)
+        if path is None:
+            continue
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            advise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(handle)

@@ -1,0 +1,133 @@
+"""What the doctor measured, and what follows from it."""
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from foreshard.prefetch.monitor import EpochStats
+
+PhaseName = Literal["compute only", "all in memory", "cold"]
+Stall = Literal["compute", "prep", "fetch"]
+STALLS: Final[tuple[Stall, ...]] = ("compute", "prep", "fetch")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One run of the loop.
+
+    Attributes:
+        name: which of the three.
+        lead: steps before the measured ones: to warm up, or until the loader runs steadily.
+        steps: measured steps.
+        samples: samples of these.
+        nbytes: bytes of their batches, as the training loop receives them.
+        seconds: time they took.
+        waited_s: of that, seconds in which the loop waited for a batch.
+        first_s: seconds until the first batch of all, planning included.
+        total_s: seconds from the first batch to the last, the lead included.
+        memory: bytes for chunks; 0 without a loader.
+        stats: the loader's figures of lead and measured steps; None without a loader.
+    """
+
+    name: PhaseName
+    lead: int
+    steps: int
+    samples: int
+    nbytes: int
+    seconds: float
+    waited_s: float
+    first_s: float
+    total_s: float
+    memory: int
+    stats: EpochStats | None
+
+    @property
+    def step_s(self) -> float:
+        """Seconds a step took."""
+        return self.seconds / self.steps
+
+    @property
+    def samples_per_s(self) -> float:
+        """Samples the loop ingested per second."""
+        return self.samples / self.seconds if self.seconds else 0.0
+
+    @property
+    def bytes_per_s(self) -> float:
+        """Bytes of batches it ingested per second."""
+        return self.nbytes / self.seconds if self.seconds else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what is printed for machines."""
+        rates = {"step_s": self.step_s, "samples_per_s": self.samples_per_s, "bytes_per_s": self.bytes_per_s}
+        own = ("lead", "steps", "samples", "nbytes", "seconds", "waited_s", "first_s", "total_s", "memory")
+        figures = self.stats.figures() if self.stats is not None else None
+        return {**{name: getattr(self, name) for name in own}, **rates, "loader": figures}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What was examined.
+
+    Attributes:
+        layout: the layout that was read.
+        order: name of the order.
+        batch: samples per step.
+        step_s: seconds of compute that a step stands for.
+        concurrency: most fetches in flight.
+        local: whether the store is a folder of this machine.
+        all_columns: whether every column was handed out.
+        columns: how many the layout has.
+        sample_bytes: stored bytes per sample of the split.
+        largest: bytes of its largest chunk.
+        cold_bytes: bytes of the different chunks that the cold run used.
+        caches: what was done about caches that are not the loader's.
+    """
+
+    layout: str
+    order: str
+    batch: int
+    step_s: float
+    concurrency: int
+    local: bool
+    all_columns: bool
+    columns: int
+    sample_bytes: float
+    largest: int
+    cold_bytes: int
+    caches: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The three runs.
+
+    Attributes:
+        case: what was examined.
+        compute_only: batches were there already.
+        in_memory: all chunks were in memory.
+        cold: nothing was, and the memory was as configured.
+    """
+
+    case: Case
+    compute_only: Phase
+    in_memory: Phase
+    cold: Phase
+
+    @property
+    def phases(self) -> tuple[Phase, Phase, Phase]:
+        """The three runs, in the order in which they explain each other."""
+        return self.compute_only, self.in_memory, self.cold
+
+    @property
+    def stalls_s(self) -> dict[Stall, float]:
+        """Seconds of a cold step by what they went into; a run that took less than the one before adds nothing."""
+        compute = self.compute_only.step_s
+        warm = max(self.in_memory.step_s, compute)
+        cold = max(self.cold.step_s, warm)
+        return {"compute": compute, "prep": warm - compute, "fetch": cold - warm}
+
+    @property
+    def shares(self) -> dict[Stall, float]:
+        """Shares of a cold step; they add up to 1."""
+        stalls = self.stalls_s
+        total = sum(stalls.values())
+        return {name: stalls[name] / total for name in STALLS}
