@@ -32,6 +32,8 @@ class EpochProgress:
     ready_steps: int = 0
     plan_s: float = 0.0
     wait_s: float = 0.0
+    wait_fetch_s: float = 0.0
+    wait_decode_s: float = 0.0
     touches: int = 0
     hits: int = 0
     min_hits: int = 0
@@ -52,6 +54,9 @@ class EpochProgress:
         self.samples += len(sample_ids)
         self.ready_steps += waited == 0.0
         self.wait_s += waited
+        fetch = min(waited, batch.fetch_s)
+        self.wait_fetch_s += fetch
+        self.wait_decode_s += min(waited - fetch, batch.gather_s)
         self.touches += len(batch.hit)
         self.hits += int(np.count_nonzero(batch.hit))
         if self.log is not None:
@@ -67,6 +72,9 @@ class EpochProgress:
             ready_steps=self.ready_steps,
             plan_s=self.plan_s,
             wait_s=self.wait_s,
+            wait_fetch_s=self.wait_fetch_s,
+            wait_decode_s=self.wait_decode_s,
+            wait_queue_s=max(self.wait_s - self.wait_fetch_s - self.wait_decode_s, 0.0),
             touches=self.touches,
             hits=self.hits,
             min_hits=max(self.min_hits, self.hits),

@@ -1,5 +1,7 @@
 """Orders that the doctor reads: the beginning of a run, however many epochs it takes, and a few batches in turn."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +20,8 @@ class RunOrder:
     Raises:
         ConfigError: the order's epochs have fewer samples than a batch.
     """
+
+    fixed = True
 
     def __init__(self, order: Order, batch: int, steps: int) -> None:
         if order.length(1) < batch:
@@ -42,6 +46,10 @@ class RunOrder:
             part, begun = part + 1, begun + length
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
+    def identity(self, epoch: int) -> dict[str, Any]:
+        """Return what the ids depend on; the doctor saves no state."""
+        return {"name": self.name, "version": 1, "length": self.length(epoch), "order": self._order.identity(1)}
+
 
 class CycleOrder:
     """The same ids over and over.
@@ -51,6 +59,8 @@ class CycleOrder:
         ids: sample ids, shape (n,).
         length: how many in all.
     """
+
+    fixed = True
 
     def __init__(self, name: str, ids: NDArray[np.int64], length: int) -> None:
         self.name = name
@@ -63,6 +73,10 @@ class CycleOrder:
     def ids(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:  # noqa: ARG002
         """Return the ids at positions start..stop-1."""
         return self._ids[np.arange(start, stop, dtype=np.int64) % len(self._ids)]
+
+    def identity(self, epoch: int) -> dict[str, Any]:
+        """Return what the ids depend on; the doctor saves no state."""
+        return {"name": self.name, "version": 1, "length": self.length(epoch)}
 
 
 def fitting_batches(
