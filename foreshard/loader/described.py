@@ -90,7 +90,8 @@ class DirectReader:
         """
         loader = self._at(turn)
         run = {name: value for name, value in loader.state_dict().items() if name not in _POSITION}
-        with closing(iter(loader)) as batches:  # type: ignore[type-var]  # it is a generator
+        batches: Any = iter(loader)  # a generator
+        with closing(batches):
             for batch in batches:
                 yield batch, run
 

@@ -116,7 +116,8 @@ class StatefulDataLoader(DataLoader[Any]):
         """Return the number of batches of the current epoch."""
         return len(self.source)
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # DataLoader's own is a class of its own
+    # A generator, which has all of an iterator, not a class of the DataLoader's own.
+    def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Yield the rest of the current epoch, then move to the next one.
 
         Raises:
