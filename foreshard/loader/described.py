@@ -1,0 +1,123 @@
+"""What a process needs to open a loader by itself, and reading by such a loader from any step on."""
+
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from foreshard.keys import LayoutRef
+from foreshard.loader.batch import Batch
+from foreshard.loader.dealing import Place
+from foreshard.loader.loader import Loader
+from foreshard.loader.options import LoaderOptions
+from foreshard.loader.order import Order
+from foreshard.shards.repository import Repository
+
+_POSITION: Final = ("identity", "epoch", "step")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one worker reads next.
+
+    Attributes:
+        state: where to begin: a loader's state, or just `epoch` and step 0.
+        worker: which of the workers this is; worker w takes every n-th step from the w-th of those to come.
+        workers: how many there are, n.
+        order: the order as it is now; None if it cannot have changed.
+    """
+
+    state: dict[str, Any]
+    worker: int = 0
+    workers: int = 1
+    order: Order | None = None
+
+
+@dataclass(frozen=True)
+class LoaderDescription:
+    """A loader that is not open yet; it can be pickled if its store can be opened by other processes.
+
+    Attributes:
+        repository: as in `Loader`.
+        order: as in `Loader`.
+        options: as in `Loader`, for a whole rank.
+        split: as in `Loader`.
+        layout: as in `Loader`.
+    """
+
+    repository: Repository
+    order: Order
+    options: LoaderOptions
+    split: str
+    layout: LayoutRef | None
+
+    def open(self, place: Place) -> Loader:
+        """Open the loader of one of a rank's workers, with its share of the rank's memory and fetches."""
+        options, share = self.options, place.workers
+        mine = replace(
+            options,
+            place=place,
+            memory=None if options.memory is None else options.memory // share,
+            cache_fraction=options.cache_fraction / share,
+            max_concurrency=-(-options.max_concurrency // share),
+        )
+        return Loader(self.repository, self.order, mine, split=self.split, layout=self.layout)
+
+
+class DirectReader:
+    """Reads in this process, by a loader that is opened with the first batch.
+
+    Args:
+        description: the loader.
+    """
+
+    def __init__(self, description: LoaderDescription) -> None:
+        self._description = description
+        self._loader: Loader | None = None
+
+    @property
+    def loader(self) -> Loader | None:
+        """The loader, once it is open."""
+        return self._loader
+
+    def read(self, turn: Turn) -> Generator[tuple[Batch, dict[str, Any]]]:
+        """Yield the rest of an epoch, each batch with the part of a loader's state that no step changes.
+
+        Before the first step of an epoch the loader goes to the current layout unless one was asked for.
+
+        Raises:
+            ForeshardError: as `Loader` does.
+        """
+        loader = self._at(turn)
+        run = {name: value for name, value in loader.state_dict().items() if name not in _POSITION}
+        batches: Any = iter(loader)  # a generator
+        with closing(batches):
+            for batch in batches:
+                yield batch, run
+
+    def _at(self, turn: Turn) -> Loader:
+        state, about = turn.state, self._description
+        # The first worker is asked for the first batch, wherever in the epoch that is.
+        worker = (turn.worker + state["step"]) % turn.workers
+        place = replace(about.options.place, worker=worker, workers=turn.workers)
+        loader = self._loader
+        if loader is not None and loader.options.place != place:
+            self.close()
+            loader = None
+        if loader is None:
+            loader = self._loader = about.open(place)
+        elif about.layout is None and not state["step"]:
+            loader.refresh()
+        if turn.order is not None:
+            loader.order = turn.order
+        if "fingerprint" in state:
+            loader.load_state_dict(state)
+        else:
+            loader.set_epoch(state["epoch"])
+        return loader
+
+    def close(self) -> None:
+        """Close the loader; the next `read` opens another."""
+        loader, self._loader = self._loader, None
+        if loader is not None:
+            loader.close()
