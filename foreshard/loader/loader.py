@@ -43,7 +43,8 @@ class Loader:
     No thread runs before the first batch is asked for (or `warm`), and no collective ever. A process forked afterwards
     may go on reading from a local folder, with threads and memory of its own; the clients of other stores do not
     survive a fork, so reading there is refused. Between epochs a loader can move to a newer layout (`refresh`) without
-    changing the order. `report` tells how the last epoch went; it is set before that epoch's last batch is handed out.
+    changing the order. `last_epoch` tells how the last epoch went, and is set before that epoch's last batch is handed
+    out.
 
     Args:
         repository: the dataset's repository.
@@ -71,7 +72,7 @@ class Loader:
         self.options = options
         self.repository = repository
         self._split = split_code(split)
-        self.report: EpochReport | None = None
+        self.last_epoch: EpochReport | None = None
         self._epoch, self._step = 1, 0
         self._tuning = Tuning(concurrency=options.max_concurrency)
         self._pid, self._forked = os.getpid(), False
@@ -218,7 +219,8 @@ class Loader:
         progress, place = loop.progress, self.options.place
         stats = progress.stats(self._held.prefetcher.take_traffic())
         steps = self._steps(progress.epoch)
-        self.report = EpochReport(progress.epoch, place.rank, place.world, steps, progress.layout, stats, progress.log)
+        told = (progress.layout, stats, progress.log)
+        self.last_epoch = EpochReport(progress.epoch, place.rank, place.world, steps, *told)
         self._tuning = adjust(self._tuning, stats, max_concurrency=self.options.max_concurrency)
         self._go_to(progress.epoch + 1, 0)
 
