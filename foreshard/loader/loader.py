@@ -30,8 +30,8 @@ class Loader:
 
     No thread runs before the first batch is asked for (or `warm`), and no collective ever. A process forked afterwards
     may go on reading from a local folder, with threads and memory of its own; the clients of other stores do not
-    survive a fork, so reading there is refused. Between epochs a loader can move to a newer layout (`refresh`) without
-    changing the order. `last_epoch` tells how the last epoch went, and is set before that epoch's last batch is handed
+    survive a fork, so reading there is refused. A loader can move to a newer layout (`refresh`) without changing the
+    order. `last_epoch` tells how the last epoch went, and is set before that epoch's last batch is handed
     out.
 
     Args:
@@ -87,34 +87,60 @@ class Loader:
     def refresh(self, layout: LayoutRef | None = None) -> bool:
         """Move to another layout (the current one by default) and warm up from its prefetch manifest.
 
-        Call it between epochs. The order, and so what the training loop sees, stays the same.
+        The order, and so what the training loop sees, stays the same. Inside a loop over this loader, call it in the
+        loop's thread between two batches: the next batch comes from the new layout, and what was read ahead is read
+        again there.
 
         Returns:
             Whether the layout changed.
 
         Raises:
-            ConfigError: the loader is being iterated, or the layout is of another snapshot or lacks a column.
+            ConfigError: the layout is of another snapshot or lacks a column, or samples are dealt by owner in the
+                middle of an epoch: other ranks would deal by another layout.
             BudgetError: the memory cannot hold the new layout's chunks. As with the errors above, the loader can still
                 read the old layout.
         """
-        self._check_idle(reading_only=False)
+        self._check_process()
         current = None if layout else self.repository.current()
         if self.layout == (layout or (current and current.ref)):
             return False
         held = hold_layout(self.repository, layout, self.options, self._split)
-        manifest = held.manifest
-        if manifest.ref == self.manifest.ref:
+        loop, progress, old = self._loop, self._progress, self._held
+        try:
+            if not self._check_move(held.manifest):
+                held.close()
+                return False
+            self.close()
+        except BaseException:
             held.close()
+            raise
+        if loop is not None:
+            loop.moved = True
+        if progress is not None:
+            progress.move(held.manifest, old.prefetcher.take_traffic())
+        self._held = held
+        self._held.keep()
+        self._warm()
+        return True
+
+    def _check_move(self, to: Manifest) -> bool:
+        """Return whether a layout is another one than that which is read, and refuse it if it cannot be read instead.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+        if to.ref == self.manifest.ref:
             return False
-        if manifest.header.fingerprint != self.manifest.header.fingerprint:
-            held.close()
+        if to.header.fingerprint != self.manifest.header.fingerprint:
             raise ConfigError(
-                f"layout {manifest.ref} is of snapshot {manifest.header.fingerprint}, this loader reads "
+                f"layout {to.ref} is of snapshot {to.header.fingerprint}, this loader reads "
                 f"{self.manifest.header.fingerprint}; a run keeps its snapshot, start a new run for new data"
             )
-        self.close()
-        self._held = held
-        self.warm()
+        if self._step and self.options.dealing == "owner" and self.options.place.world > 1:
+            raise ConfigError(
+                f"epoch {self._epoch} is dealt by owner, up to step {self._step} as layout {self.layout} places the "
+                f"samples; move to {to.ref} between epochs, on every rank"
+            )
         return True
 
     def warm(self) -> int:
@@ -128,8 +154,12 @@ class Loader:
         Raises:
             ConfigError: the loader is being iterated.
         """
-        self._check_idle(reading_only=False)
+        self._check_process()
+        self._check_idle()
         self._held.keep()
+        return self._warm()
+
+    def _warm(self) -> int:
         return self._held.warm(share=self._tuning.forecast * _WARM_SHARE)
 
     # -- reading --------------------------------------------------------------------------------------
@@ -153,6 +183,8 @@ class Loader:
                 if not loop.left:
                     self._finish(loop)
                 yield batch
+                if loop.moved:
+                    loop = self._begin()
         finally:
             # After `close` another loop may be under way, and a forked child has no thread to stop.
             if self._loop is loop and os.getpid() == self._pid:
@@ -161,7 +193,7 @@ class Loader:
     def _begin(self) -> Loop:
         epoch, progress = self._epoch, self._progress
         schedule = EpochSchedule(self.order, self.manifest, self.options, split=self._split, epoch=epoch)
-        if progress is None or (progress.epoch, progress.layout) != (epoch, self.layout):
+        if progress is None or progress.epoch != epoch:
             progress = begin_epoch(self.repository, self.options, self.layout, epoch, schedule.steps)
         self._loop = begin_loop(
             self._held, schedule, self._step, options=self.options, tuning=self._tuning, progress=progress
@@ -241,13 +273,16 @@ class Loader:
             # Its parent's lease keeps the layout.
             self._held = HeldLayout(self.repository, self.manifest, self.options, self._split)
 
-    def _check_idle(self, *, reading_only: bool = True) -> None:
+    def _check_process(self, *, reading_only: bool = False) -> None:
         self._adopt()
         if self._forked and not (reading_only and self.repository.store.url.startswith("file:")):
             raise ConfigError(
                 f"this loader was opened before its process forked, and the client of {self.repository.store.url} does "
                 "not survive that; start the process by spawn or forkserver and open the loader there"
             )
+
+    def _check_idle(self) -> None:
+        self._check_process(reading_only=True)
         if self._loop is None:
             return
         if not self._loop.assembler.stopped:

@@ -23,6 +23,7 @@ class Loop:
         assembler: makes its batches.
         progress: counts what the training loop receives.
         left: batches still to come.
+        moved: whether the loader has moved to another layout, so that the rest comes from another loop.
     """
 
     held: HeldLayout
@@ -30,6 +31,7 @@ class Loop:
     assembler: Assembler
     progress: EpochProgress
     left: int
+    moved: bool = False
 
     def next_batch(self) -> Batch:
         """Return the next batch and count it.
