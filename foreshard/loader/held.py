@@ -10,12 +10,13 @@ from foreshard.errors import AccessDeniedError, ConfigError, ObjectNotFoundError
 from foreshard.keys import LayoutRef
 from foreshard.loader.dealing import nodes_of
 from foreshard.loader.options import LoaderOptions
-from foreshard.loader.planning import Requests
 from foreshard.loader.reading import chunk_fetcher, following_chunks, make_gatherer, wanted_columns
 from foreshard.prefetch.arena import Arena
+from foreshard.prefetch.concurrency import Concurrency
 from foreshard.prefetch.manifest import read_prefetch
 from foreshard.prefetch.prefetcher import Prefetcher
 from foreshard.prefetch.region import Region
+from foreshard.prefetch.requests import Requests
 from foreshard.prefetch.schedule import forecast_uses
 from foreshard.shards.leases import ReaderLease
 from foreshard.shards.manifest import Manifest
@@ -124,6 +125,7 @@ class HeldLayout:
         region = Region(budget, int(manifest.nbytes[mine].max(initial=0)))
         following = None if store.local else following_chunks(manifest)
         run_bytes = min(_RUN_BYTES, region.capacity // 8)
+        self.requests = Requests(Concurrency(options.max_concurrency), following, run_bytes)
         self.arena = Arena(region.capacity, region.bypass, self.gatherer.buffers)
         self.prefetcher = Prefetcher(
             chunk_fetcher(store, manifest, self.gatherer),
@@ -132,10 +134,8 @@ class HeldLayout:
             self.arena,
             timeout=options.timeout,
             burst=_LOCAL_BURST if store.local else 1,
-            following=following,
-            run_bytes=run_bytes,
+            requests=self.requests,
         )
-        self.requests = Requests(options.max_concurrency, following, run_bytes)
         # A loader that is dropped without being closed leaves no thread behind.
         self._finalizer = weakref.finalize(self, self.prefetcher.dismiss)
         self._finalizer.atexit = False
@@ -189,7 +189,7 @@ class HeldLayout:
         self.beyond = forecast_uses(self._scores)
         order = np.argsort(-expected / self.manifest.nbytes[chunks], kind="stable")
         pinned = chunks[order][table.column("pinned").to_numpy()[order]]
-        self.prefetcher.warm(pinned.tolist(), share=share, concurrency=self._options.max_concurrency)
+        self.prefetcher.warm(pinned.tolist(), share=share)
         return len(pinned)
 
     def forget(self) -> None:

@@ -42,7 +42,7 @@ class LoaderOptions:
         memory: bytes for chunks; by default `cache_fraction` of what this rank's node holds of the split.
         cache_fraction: see `memory`.
         queue_batches: assembled batches that may wait for the training loop, beside the memory for chunks.
-        max_concurrency: most fetches in flight at a time; the loader uses fewer while batches are ready in time.
+        max_concurrency: most fetches in flight at a time; the loader finds out how many pay.
         transform_threads: batches that a loader's `transform` is applied to at a time.
         timeout: seconds any wait may last.
         lease_ttl: seconds for which gc still spares the layout once this process is gone. While it lives the loader
@@ -59,7 +59,7 @@ class LoaderOptions:
     memory: int | None = None
     cache_fraction: float = 0.1
     queue_batches: int = 8
-    max_concurrency: int = 4
+    max_concurrency: int = 16
     transform_threads: int = 2
     timeout: float = 60.0
     lease_ttl: float = 600.0
