@@ -11,13 +11,13 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from examples.flights.model import COLUMNS, features, labels
 from examples.flights.source import prepare_source
-from foreshard import Loader, Repository
+from foreshard import Loader, ObjectStore, Repository, read_split
 from foreshard.chain import Chain
 from foreshard.config import ForeshardConfig
 from foreshard.loader.live import epoch_line
 from foreshard.splits import split_code
-from foreshard.storage import ObjectStore
 
 FOLDER = Path(tempfile.gettempdir()) / f"foreshard-examples-{os.getuid()}"
 """Where the examples keep what they make, unless they are told otherwise."""
@@ -64,6 +64,13 @@ def train_ids(repository: Repository) -> NDArray[np.int64]:
     """Return the sample ids of the train split, ascending: what an order draws from."""
     splits = repository.load_splits(repository.open().header.fingerprint)
     return np.flatnonzero(splits == split_code("train")).astype(np.int64)
+
+
+def validation_rows(repository: Repository) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
+    """Return the design matrix, float32 (n, 28), and target, int8 (n,), of the validation split."""
+    table = read_split(repository, repository.open(), "validation", COLUMNS)
+    rows = {name: table.column(name).to_numpy() for name in COLUMNS}
+    return features(rows), labels(rows)
 
 
 def print_report(loader: Loader) -> None:

@@ -15,7 +15,16 @@ from sklearn.metrics import roc_auc_score  # noqa: TID253
 
 import foreshard
 from examples.flights.model import COLUMNS, features, labels
-from examples.training.dataset import DATA, ROWS, Data, Rows, open_flights, print_report, train_ids
+from examples.training.dataset import (
+    DATA,
+    ROWS,
+    Data,
+    Rows,
+    open_flights,
+    print_report,
+    train_ids,
+    validation_rows,
+)
 
 
 def main(
@@ -33,15 +42,13 @@ def main(
     options = foreshard.LoaderOptions(global_batch=batch, columns=COLUMNS, cache_fraction=0.2)
     loader = foreshard.Loader(repository, order, options)
 
-    held_out = foreshard.read_split(repository, loader.manifest, "validation", COLUMNS)
-    held_out = {name: held_out.column(name).to_numpy() for name in COLUMNS}
-    x, y = features(held_out), labels(held_out)
+    x, y = validation_rows(repository)
     print(f"always 'on time' would be right for {1 - y.mean():.1%} of the validation flights")
 
     model = SGDClassifier(loss="log_loss", alpha=1e-6, learning_rate="constant", eta0=0.02, random_state=0)
     for epoch in range(1, epochs + 1):
-        for rows_of_batch in loader:  # one epoch; the next loop is the next epoch
-            model.partial_fit(features(rows_of_batch), labels(rows_of_batch), classes=np.array([0, 1]))
+        for flights in loader:  # one epoch; the next loop is the next epoch
+            model.partial_fit(features(flights), labels(flights), classes=np.array([0, 1]))
         auc = roc_auc_score(y, model.decision_function(x))
         print(f"epoch {epoch}: validation accuracy {model.score(x, y):.4f}, AUC {auc:.4f}")
         print_report(loader)
