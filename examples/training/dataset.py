@@ -73,6 +73,12 @@ def validation_rows(repository: Repository) -> tuple[NDArray[np.float32], NDArra
     return features(rows), labels(rows)
 
 
+def print_score(epoch: int, late: NDArray[np.int8], truth: NDArray[np.int8]) -> None:
+    """Print how many flights an epoch's model gets right, and how many one would that knows nothing."""
+    right, ignorant = (late == truth).mean(), 1 - truth.mean()
+    print(f"epoch {epoch}: {right:.1%} of validation flights right; {ignorant:.1%} by always 'on time'", flush=True)
+
+
 def print_report(loader: Loader) -> None:
     """Print how a loader's last epoch went."""
     if loader.report is not None:

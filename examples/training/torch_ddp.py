@@ -1,7 +1,7 @@
 """PyTorch DistributedDataParallel: every rank gets its part of each global batch, and equally many of them.
 
-    python -m examples.training.torch_ddp                                        # starts two processes itself
-    torchrun --nproc-per-node 2 -m examples.training.torch_ddp                   # is started by torchrun
+    python -m examples.training.torch_ddp                         # starts two processes itself
+    torchrun --nproc-per-node 2 -m examples.training.torch_ddp    # torchrun starts them
 
 The loader takes rank and world size from PyTorch and runs no collective. Together the ranks see, batch by batch, what
 one process would: the example gathers the sample ids to show it.
@@ -10,60 +10,57 @@ one process would: the example gathers the sample ids to show it.
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
 import torch  # noqa: TID253 - an example of training with PyTorch
 import torch.distributed as dist  # noqa: TID253
 import torch.multiprocessing  # noqa: TID253
 import typer
-from torch.nn.functional import binary_cross_entropy_with_logits  # noqa: TID253
 from torch.nn.parallel import DistributedDataParallel  # noqa: TID253
 
 import foreshard
-from examples.training.dataset import DATA, ROWS, Data, Rows, open_flights, order_hash, train_ids, validation_rows
-from examples.training.network import COLUMNS, Network, auc, to_examples
+from examples.training import dataset
+from examples.training.network import COLUMNS, Network, global_batches, learn, predict, to_examples
 from foreshard.loader.torch import data_loader
 
 
 def train(rank: int, world: int, data: str, rows: int, epochs: int, batch: int, rendezvous: str) -> None:
     """Train as one of `world` processes."""
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world)
-    repository = open_flights(data, rows)
-    order = foreshard.BlockShuffleOrder(train_ids(repository), seed=1, block=512, window=4)
-    options = foreshard.LoaderOptions(global_batch=batch, columns=COLUMNS, cache_fraction=0.2)
+    if rank == 0:
+        dataset.open_flights(data, rows)  # laid out by one of them, if need be
+    dist.barrier()
+    repository = dataset.open_flights(data, rows)
+    order = foreshard.BlockShuffleOrder(dataset.train_ids(repository), seed=1, block=512, window=4)
+    options = foreshard.LoaderOptions(global_batch=batch, columns=COLUMNS, memory=1_000_000)
     loader = data_loader(repository, order, options, transform=to_examples)  # knows its rank from the process group
 
     model = DistributedDataParallel(Network())
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    x_held_out, y_held_out = validation_rows(repository)
-    seen: list[Any] = []
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    x_held_out, y_held_out = dataset.validation_rows(repository)
+    seen = []
     for epoch in range(1, epochs + 1):
         for x, y, ids in loader:
-            optimizer.zero_grad()
-            binary_cross_entropy_with_logits(model(x), y).backward()  # averages gradients over the ranks
-            optimizer.step()
+            learn(model, optimizer, x, y)
             seen.append(ids.numpy())
         if rank == 0:
-            print(f"epoch {epoch}: validation AUC {auc(model.module, x_held_out, y_held_out):.4f}", flush=True)
+            dataset.print_score(epoch, predict(model.module, x_held_out), y_held_out)
     loader.close()
 
-    everyone: list[Any] = [None] * world
-    dist.all_gather_object(everyone, seen)
+    together = global_batches(seen)
     dist.destroy_process_group()
     if rank == 0:
-        print(f"batches of each rank: {', '.join(str(len(mine)) for mine in everyone)}")
-        # A rank's part of a global batch follows that of the rank before it.
-        together = (np.concatenate(parts) for parts in zip(*everyone, strict=True))
-        print(f"order of {world} ranks:     {order_hash(together)}")
+        print(f"{len(together)} batches on each of {world} ranks")
+        print(f"order of all ranks:   {dataset.order_hash(together)}")
         alone = foreshard.Loader(repository, order, options)
-        print(f"order of one process: {order_hash(b.sample_ids for _ in range(epochs) for b in alone)}", flush=True)
+        batches = (batch.sample_ids for _ in range(epochs) for batch in alone)
+        print(f"order of one process: {dataset.order_hash(batches)}")
         alone.close()
 
 
 def main(
-    data: Data = DATA,
-    rows: Rows = ROWS,
+    data: dataset.Data = dataset.DATA,
+    rows: dataset.Rows = dataset.ROWS,
     epochs: Annotated[int, typer.Option(min=1)] = 3,
     batch: Annotated[int, typer.Option(min=2, help="Samples per step, over all ranks.")] = 256,
     world: Annotated[int, typer.Option(min=1, help="Processes; torchrun's count where it started this one.")] = 2,
@@ -73,7 +70,6 @@ def main(
         rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         train(rank, world, data, rows, epochs, batch, "env://")
         return
-    open_flights(data, rows)  # once, before there are several
     with tempfile.TemporaryDirectory() as folder:
         rendezvous = (Path(folder) / "rendezvous").as_uri()
         torch.multiprocessing.spawn(train, (world, data, rows, epochs, batch, rendezvous), nprocs=world)
