@@ -99,9 +99,8 @@ def main(
     kill_at: Annotated[int, typer.Option(min=1, help="Step of the first epoch at which a rank is killed.")] = 70,
 ) -> None:
     """Predict from what is known at departure whether a flight will arrive late."""
-    steps = (
-        len(dataset.train_ids(dataset.open_flights(data, rows))) // batch
-    )  # laid out once, before there are several processes
+    repository = dataset.open_flights(data, rows)  # laid out here, before there are several processes
+    steps = len(dataset.train_ids(repository)) // batch
     if kill_at >= steps:
         raise typer.BadParameter(f"an epoch has {steps} steps; give fewer", param_hint="--kill-at")
     with tempfile.TemporaryDirectory() as folder:
