@@ -1,40 +1,28 @@
 """The loader: hands a training loop the batches of an order, from memory wherever the order or a forecast allows."""
 
 import os
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from foreshard.errors import ConfigError, DeadlineError
 from foreshard.keys import LayoutRef
-from foreshard.loader.assembly import Assembler
 from foreshard.loader.batch import Batch
 from foreshard.loader.dealing import epoch_steps
 from foreshard.loader.epochs import EpochReport
 from foreshard.loader.held import HeldLayout, hold_layout
+from foreshard.loader.loops import Loop, begin_loop
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.order import Order
 from foreshard.loader.progress import EpochProgress, begin_epoch
-from foreshard.loader.scheduling import plan_epoch, schedule_epoch
+from foreshard.loader.scheduling import EpochSchedule
 from foreshard.loader.state import read_state, write_state
 from foreshard.prefetch.control import Tuning, adjust
-from foreshard.prefetch.monitor import min_hits
-from foreshard.prefetch.schedule import Touches
 from foreshard.shards.manifest import Manifest
 from foreshard.shards.repository import Repository
 from foreshard.splits import split_code
 
-
-@dataclass
-class _Loop:
-    """One loop over the loader: the rest of an epoch, or as much of it as the training loop took."""
-
-    assembler: Assembler
-    touches: Touches
-    resident: frozenset[int]
-    progress: EpochProgress
-    delivered: int = 0
+_WARM_SHARE: Final = 0.9
+"""Of the memory: the rest is for what the first steps need beside what the forecast expects."""
 
 
 class Loader:
@@ -43,7 +31,8 @@ class Loader:
     No thread runs before the first batch is asked for (or `warm`), and no collective ever. A process forked afterwards
     may go on reading from a local folder, with threads and memory of its own; the clients of other stores do not
     survive a fork, so reading there is refused. Between epochs a loader can move to a newer layout (`refresh`) without
-    changing the order. `report` tells how the last epoch went; it is set before that epoch's last batch is handed out.
+    changing the order. `last_epoch` tells how the last epoch went, and is set before that epoch's last batch is handed
+    out.
 
     Args:
         repository: the dataset's repository.
@@ -71,11 +60,11 @@ class Loader:
         self.options = options
         self.repository = repository
         self._split = split_code(split)
-        self.report: EpochReport | None = None
+        self.last_epoch: EpochReport | None = None
         self._epoch, self._step = 1, 0
         self._tuning = Tuning(concurrency=options.max_concurrency)
         self._pid, self._forked = os.getpid(), False
-        self._loop: _Loop | None = None
+        self._loop: Loop | None = None
         self._progress: EpochProgress | None = None
         self._held = hold_layout(repository, layout, options, self._split)
 
@@ -141,7 +130,7 @@ class Loader:
         """
         self._check_idle(reading_only=False)
         self._held.keep()
-        return self._held.warm(share=self._tuning.forecast * (1 - self._tuning.lookahead))
+        return self._held.warm(share=self._tuning.forecast * _WARM_SHARE)
 
     # -- reading --------------------------------------------------------------------------------------
     def __iter__(self) -> Iterator[Batch]:
@@ -155,70 +144,44 @@ class Loader:
         """
         self._check_idle()
         loop = self._begin()
-        touches, progress = loop.touches, loop.progress
         try:
-            for i, step in enumerate(touches.steps.tolist()):
-                assembled, waited = loop.assembler.next_batch()
-                span = slice(touches.batch_offsets[i], touches.batch_offsets[i + 1])
-                ids = touches.sample_ids[span]
-                progress.deliver(assembled, step, ids, self.manifest.nbytes[assembled.chunks], waited)
-                self._step, loop.delivered = step + 1, i + 1
-                if loop.delivered == len(touches.steps):
-                    self._finish(loop)
-                yield Batch(progress.epoch, step, ids, touches.positions[span], assembled.rows)
-            if not len(touches.steps):
+            if not loop.left:  # this worker has no step
                 self._finish(loop)
+            while loop.left:
+                batch = loop.next_batch()
+                self._step = batch.step + 1
+                if not loop.left:
+                    self._finish(loop)
+                yield batch
         finally:
             # After `close` another loop may be under way, and a forked child has no thread to stop.
             if self._loop is loop and os.getpid() == self._pid:
                 self._leave(loop)
 
-    def _begin(self) -> _Loop:
-        epoch, now = self._epoch, time.perf_counter()
-        progress = self._progress
+    def _begin(self) -> Loop:
+        epoch, progress = self._epoch, self._progress
+        schedule = EpochSchedule(self.order, self.manifest, self.options, split=self._split, epoch=epoch)
         if progress is None or (progress.epoch, progress.layout) != (epoch, self.layout):
-            progress = begin_epoch(self.repository, self.options, self.layout, epoch, self._steps(epoch))
-        touches = schedule_epoch(
-            self.order, self.manifest, self.options, split=self._split, epoch=epoch, first=self._step
+            progress = begin_epoch(self.repository, self.options, self.layout, epoch, schedule.steps)
+        self._loop = begin_loop(
+            self._held, schedule, self._step, options=self.options, tuning=self._tuning, progress=progress
         )
-        held, prefetcher = self._held, self._held.prefetcher
-        held.keep()
-        resident = prefetcher.resident()
-        plan = plan_epoch(
-            touches,
-            held.manifest.nbytes,
-            prefetcher.region,
-            lookahead=self._tuning.lookahead,
-            resident=resident,
-            scores=held.scores,
-        )
-        needed = zip(plan.misses.tolist(), touches.chunks[plan.misses].tolist(), strict=True)
-        prefetcher.begin(needed, plan.kept_at_start, concurrency=self._tuning.concurrency, ahead=plan.ahead)
-        depth, timeout = self.options.queue_batches, self.options.timeout
-        assembler = Assembler(
-            touches, plan.keep, prefetcher, arena=held.arena, gatherer=held.gatherer, depth=depth, timeout=timeout
-        )
-        self._loop, self._progress = _Loop(assembler, touches, resident, progress), progress
-        assembler.start()
-        progress.plan_s += time.perf_counter() - now
+        self._progress = progress
         return self._loop
 
-    def _leave(self, loop: _Loop) -> None:
+    def _leave(self, loop: Loop) -> None:
         """End a loop, wherever it stands; what it did stays in the epoch's progress."""
-        delivered = loop.touches.chunks[: loop.touches.step_offsets[loop.delivered]]
-        budget = self._held.prefetcher.region.budget
-        loop.progress.min_hits += min_hits(delivered, self.manifest.nbytes, budget, loop.resident)
-        if loop.assembler.stop():
+        if loop.stop():
             self._loop = None
-        self._held.prefetcher.pause()
 
-    def _finish(self, loop: _Loop) -> None:
+    def _finish(self, loop: Loop) -> None:
         """End the loop and its epoch."""
         self._leave(loop)
         progress, place = loop.progress, self.options.place
         stats = progress.stats(self._held.prefetcher.take_traffic())
         steps = self._steps(progress.epoch)
-        self.report = EpochReport(progress.epoch, place.rank, place.world, steps, progress.layout, stats, progress.log)
+        told = (progress.layout, stats, progress.log)
+        self.last_epoch = EpochReport(progress.epoch, place.rank, place.world, steps, *told)
         self._tuning = adjust(self._tuning, stats, max_concurrency=self.options.max_concurrency)
         self._go_to(progress.epoch + 1, 0)
 
@@ -261,9 +224,8 @@ class Loader:
             DeadlineError: a read hangs, so that its thread did not end in time.
         """
         self._adopt()
-        loop = self._loop
-        if loop is not None and loop.assembler.stop():
-            self._loop = None
+        if self._loop is not None:
+            self._leave(self._loop)
         self._held.close()
         if self._loop is not None:
             raise DeadlineError(

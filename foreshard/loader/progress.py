@@ -37,6 +37,7 @@ class EpochProgress:
     touches: int = 0
     hits: int = 0
     min_hits: int = 0
+    min_bytes: int = 0
 
     def deliver(
         self, batch: Assembled, step: int, sample_ids: NDArray[np.int64], sizes: NDArray[np.int64], waited: float
@@ -59,6 +60,8 @@ class EpochProgress:
         self.wait_decode_s += min(waited - fetch, batch.gather_s)
         self.touches += len(batch.hit)
         self.hits += int(np.count_nonzero(batch.hit))
+        self.min_hits += int(batch.window.min_hits[batch.index])
+        self.min_bytes += int(batch.window.min_bytes[batch.index])
         if self.log is not None:
             self.log.touches(step, batch.chunks, batch.hit, sizes, batch.wait_us, batch.fetch_us)
             self.log.samples(step, sample_ids)
@@ -78,6 +81,7 @@ class EpochProgress:
             touches=self.touches,
             hits=self.hits,
             min_hits=max(self.min_hits, self.hits),
+            min_bytes=min(self.min_bytes, traffic.origin_bytes),
             **asdict(traffic),
         )
 
