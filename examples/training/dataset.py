@@ -81,8 +81,8 @@ def print_score(epoch: int, late: NDArray[np.int8], truth: NDArray[np.int8]) -> 
 
 def print_report(loader: Loader) -> None:
     """Print how a loader's last epoch went."""
-    if loader.report is not None:
-        print(epoch_line(loader.report.stats, loader.memory))
+    if loader.last_epoch is not None:
+        print(epoch_line(loader.last_epoch.stats, loader.memory))
 
 
 def order_hash(batches: Iterable[NDArray[np.int64]], before: str = "") -> str:
