@@ -1,0 +1,298 @@
+"""Weighted training before and after re-sharding: bytes from the object store and seconds waited, after over before.
+
+Flights and MNIST images are trained on by importance sampling: each epoch draws samples, with replacement, in
+proportion to a weight, which is the loss of a linear classifier after one pass (Katharopoulos and Fleuret, ICML 2018).
+Before is a layout in the source's order. After is the one that foreshard's own chain makes from the access logs of four
+such epochs. Both are then read by loaders with the same options and memory for a tenth of the data, the same epochs in
+turn, by a loop that learns from every batch; that it sees the same samples is asserted. Without skew all weights are
+equal: there is nothing to gain, and the planner should say so and leave the layout as it is.
+"""
+
+import hashlib
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import harness, mnist, workloads
+from benchmarks.harness import Figure, Options
+from examples.flights import model as flights_model
+from foreshard import Loader, LoaderOptions, Logging, WeightedOrder, mark_epoch, read_split
+from foreshard.chain import Chain
+from foreshard.config import ForeshardConfig
+from foreshard.keys import LayoutRef
+from foreshard.prefetch.monitor import EpochStats
+from foreshard.splits import split_code
+
+LOGGED: Final = 4
+"""Epochs whose access logs the new layout is planned from."""
+
+MEMORY: Final = 0.1
+"""The loader's memory for chunks as a share of the training data."""
+
+BATCH: Final = 256
+
+_FLOOR: Final = 1e-3
+_MOST: Final = 10.0
+_RUN: Final = "bench"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A dataset and what is learnt from it.
+
+    Attributes:
+        name: what figures call it.
+        source: folder of Parquet files.
+        target: column that is predicted.
+        features: columns that the planner's models see.
+        columns: columns that are read.
+        classes: of the target.
+        design: makes of rows by name a design matrix and the target.
+        draws: samples drawn in an epoch, as a share of the training data.
+    """
+
+    name: str
+    source: Path
+    target: str
+    features: tuple[str, ...]
+    columns: tuple[str, ...]
+    classes: int
+    design: Callable[[Any], tuple[NDArray[np.float32], NDArray[np.int8]]]
+    draws: float = 0.1
+
+
+def flights(rows: int | None = None) -> Task:
+    """Return the flights of 2013: 40 columns' worth of narrow rows; is a flight late?"""
+    return Task(
+        "flights",
+        workloads.tabular(rows).folder,
+        "late",
+        ("dep_delay", "month", "hour", "distance", "carrier", "origin"),
+        flights_model.COLUMNS,
+        2,
+        lambda rows: (flights_model.features(rows), flights_model.labels(rows)),
+    )
+
+
+def pictures(rows: int | None = None) -> Task:
+    """Return the images of MNIST: rows of 784 bytes; which digit is it?"""
+
+    def design(rows: Any) -> tuple[NDArray[np.float32], NDArray[np.int8]]:  # noqa: ANN401
+        flat = np.frombuffer(b"".join(rows["image"]), np.uint8).reshape(-1, mnist.PIXELS)
+        return flat.astype(np.float32) / 255, np.asarray(rows["label"])
+
+    return Task(
+        "mnist", mnist.images(rows), "label", ("ink", "width", "height"), ("image", "label"), 10, design
+    )
+
+
+class Learner:
+    """A linear classifier that learns by stochastic gradient descent."""
+
+    def __init__(self, task: Task) -> None:
+        from sklearn.linear_model import SGDClassifier
+
+        self._task = task
+        self._model: Any = SGDClassifier(
+            loss="log_loss", alpha=1e-6, learning_rate="constant", eta0=0.02, random_state=0
+        )
+
+    def learn(self, rows: Any, weights: NDArray[np.float64] | None = None) -> None:  # noqa: ANN401
+        """Take a step over a batch."""
+        x, y = self._task.design(rows)
+        self._model.partial_fit(x, y, classes=np.arange(self._task.classes), sample_weight=weights)
+
+    def losses(self, rows: Any) -> NDArray[np.float64]:  # noqa: ANN401
+        """Return the log-loss of every sample."""
+        x, y = self._task.design(rows)
+        return -np.log(np.maximum(self._model.predict_proba(x)[np.arange(len(y)), y], 1e-12))
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the parameters."""
+        return hashlib.sha256(self._model.coef_.tobytes() + self._model.intercept_.tobytes()).hexdigest()
+
+
+@dataclass
+class Arm:
+    """Training on one of the two layouts.
+
+    Attributes:
+        loader: reads the layout.
+        learner: what is trained.
+        stream: hash of all sample ids, in order.
+        stats: of each epoch.
+    """
+
+    loader: Loader
+    learner: Learner
+    stream: Any = field(default_factory=hashlib.sha256)
+    stats: list[EpochStats] = field(default_factory=list)
+
+    def epoch(self) -> float:
+        """Train for an epoch and return the seconds waited for batches, planning included."""
+        order: Any = self.loader.order
+        for batch in self.loader:
+            self.stream.update(batch.sample_ids.tobytes())
+            chances = order.probabilities(batch.sample_ids) * len(order.weights)
+            self.learner.learn(batch, np.minimum(1 / chances, _MOST))
+        assert self.loader.last_epoch is not None
+        stats = self.loader.last_epoch.stats
+        self.stats.append(stats)
+        return stats.wait_s + stats.plan_s
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What re-sharding gained.
+
+    Attributes:
+        wait: seconds waited, after over before.
+        nbytes: bytes from the object store, after over before.
+        figures: what the table and the JSON say beside them.
+    """
+
+    wait: harness.Ratio
+    nbytes: harness.Ratio
+    figures: dict[str, Any]
+
+
+class Study:
+    """Lays a task's data out, trains and logs, re-shards, and measures both layouts.
+
+    Args:
+        task: the dataset.
+        skewed: whether samples are drawn by their losses, or all alike.
+        url: an empty place in a store.
+        endpoint: of its S3 server, if any.
+    """
+
+    def __init__(self, task: Task, *, skewed: bool, url: str, endpoint: str | None = None) -> None:
+        self._task, self._skewed = task, skewed
+        self._chain = Chain(_config(task, url, endpoint, ("contiguous",)))
+        self._chain.prepare()
+        self._chain.reshard(f"{_RUN}.e{0:06d}")
+        self._repository = self._chain.repository
+        (self.before,) = self._repository.layouts(f"{_RUN}.e{0:06d}")
+        splits = self._repository.load_splits(self._chain.snapshot().fingerprint)
+        self._population = np.flatnonzero(splits == split_code("train")).astype(np.int64)
+        self._weights = self._importance() if skewed else np.ones(len(self._population))
+        self._after = Chain(_config(task, url, endpoint, ()), self._chain.store)
+
+    def _importance(self) -> NDArray[np.float64]:
+        """Return the loss of every training sample after one pass over all."""
+        table = read_split(self._repository, self._repository.open(self.before), "train", self._task.columns)
+        rows = {name: table.column(name).to_numpy() for name in self._task.columns}
+        learner = Learner(self._task)
+        shuffled = np.random.default_rng(3).permutation(len(table))
+        for start in range(0, len(table), BATCH):
+            batch = shuffled[start : start + BATCH]
+            learner.learn({name: column[batch] for name, column in rows.items()})
+        return np.maximum(learner.losses(rows), _FLOOR)
+
+    def _order(self) -> WeightedOrder:
+        order = WeightedOrder(self._population, 7, draws=int(self._task.draws * len(self._population)))
+        order.update_weights(self._population, self._weights)
+        return order
+
+    def _loader(self, layout: LayoutRef, logging: Logging | None = None) -> Loader:
+        options = LoaderOptions(BATCH, columns=self._task.columns, cache_fraction=MEMORY, logging=logging)
+        return Loader(self._repository, self._order(), options, layout=layout)
+
+    def reshard(self) -> dict[str, Any]:
+        """Train with access logs, let the chain plan and make the next layout, and say what it decided."""
+        logging = Logging(_RUN, "w0")
+        arm = Arm(self._loader(self.before, logging), Learner(self._task))
+        for _ in range(LOGGED):
+            arm.epoch()
+            assert arm.loader.last_epoch is not None
+            mark_epoch(self._repository, logging, [arm.loader.last_epoch])
+        arm.loader.close()
+        generation = f"{_RUN}.e{LOGGED:06d}"
+        decided = self._after.reshard(generation)["plan"].metadata
+        (self.after,) = self._repository.layouts(generation)
+        hottest = np.sort(self._weights)[::-1][: len(self._weights) // 10].sum() / self._weights.sum()
+        return {
+            "decision": decided["decision"],
+            "strategy": decided["strategy"],
+            "reason": decided["reason"],
+            "draws_of_top_tenth": round(float(hottest), 3),
+        }
+
+    def measure(self, rounds: int = harness.ROUNDS) -> Gain:
+        """Re-shard, then train on both layouts in turn, an epoch each, and compare."""
+        figures = self.reshard()
+        arms = {name: Arm(self._loader(ref), Learner(self._task)) for name, ref in self._layouts().items()}
+        for arm in arms.values():
+            arm.loader.set_epoch(LOGGED + 1)
+        waits = harness.interleave({name: arm.epoch for name, arm in arms.items()}, rounds)
+        before, after = arms["before"], arms["after"]
+        same = (before.stream.digest(), before.learner.digest()) == (after.stream.digest(), after.learner.digest())
+        assert same, "the training saw other samples after re-sharding, or made another model of them"
+        nbytes = {name: [s.origin_bytes for s in arm.stats[1:]] for name, arm in arms.items()}
+        for name, arm in arms.items():
+            arm.loader.close()
+            figures |= {
+                f"{name}_mb": round(statistics.median(nbytes[name]) / 1e6, 2),
+                f"{name}_wait_s": round(statistics.median(waits[name]), 3),
+                f"{name}_requests": statistics.median(s.origin_requests for s in arm.stats[1:]),
+            }
+        return Gain(
+            harness.ratio(waits["after"], waits["before"]), harness.ratio(nbytes["after"], nbytes["before"]), figures
+        )
+
+    def _layouts(self) -> dict[str, LayoutRef]:
+        return {"before": self.before, "after": self.after}
+
+
+def _config(task: Task, url: str, endpoint: str | None, strategies: tuple[str, ...]) -> ForeshardConfig:
+    return ForeshardConfig.model_validate(
+        {
+            "dataset": {
+                "name": task.name,
+                "source": {"url": task.source.as_uri()},
+                "target": task.target,
+                "features": task.features,
+                "seed": 20131,
+            },
+            "store": {"url": url, "endpoint": endpoint},
+            "cluster": {"nodes": [{"name": "node0", "memory": 1 << 30}]},
+            "loader": {"global_batch": BATCH, "cache_fraction": MEMORY},
+            "reshard": {
+                "every": LOGGED,
+                "horizon": LOGGED,
+                "strategies": strategies,
+                "chunk_overhead": 0.000002,
+                "min_chunk_rows": 32,
+                "max_chunk_rows": 512,
+            },
+        }
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the benchmark."""
+    options = harness.parse_options("reshard_gain", str(__doc__).splitlines()[0], arguments)
+    harness.print_environment()
+    tasks = (flights(20_000), pictures(6_000)) if options.quick else (flights(), pictures())
+    gains: dict[str, Gain] = {}
+    import time
+    with harness.s3_server("seaweedfs") as server:
+        for task in tasks:
+            for name, skewed in (("skew", True), ("even", False)):
+                t=time.perf_counter()
+                url = f"s3://{server.create_bucket()}/data"
+                study = Study(task, skewed=skewed, url=url, endpoint=server.endpoint)
+                print("laid out", time.perf_counter()-t)
+                gains[f"{task.name}_{name}"] = study.measure()
+                print("measured", time.perf_counter()-t, gains[f"{task.name}_{name}"])
+    
+
+if __name__ == "__main__":
+    main()
