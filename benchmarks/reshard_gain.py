@@ -5,23 +5,22 @@ proportion to a weight, which is the loss of a linear classifier after one pass 
 a quarter as many as there are. Before is a layout in the source's order. After is the one that foreshard's own chain
 makes from the access logs of four such epochs: one draw a sample. Both are then read from an S3 server (SeaweedFS) by
 loaders with the same options and memory for a tenth of the data, the same later epochs in turn, by a loop that learns
-from every batch. That it sees the same samples and makes the same model is asserted. Without skew all weights are equal:
-there is nothing to gain, and the planner should say so and leave the layout as it is.
+from every batch. That it sees the same samples and makes the same model is asserted. Without skew all weights are
+equal: there is nothing to gain, and the planner should say so and leave the layout as it is.
 """
 
 import hashlib
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import harness, mnist, workloads
+from benchmarks import harness
 from benchmarks.harness import Figure
-from examples.flights import model as flights_model
+from benchmarks.learning import Learner, Task, flights, pictures
 from foreshard import Loader, LoaderOptions, Logging, WeightedOrder, mark_epoch, read_split
 from foreshard.chain import Chain
 from foreshard.config import ForeshardConfig
@@ -35,85 +34,14 @@ LOGGED: Final = 4
 MEMORY: Final = 0.1
 """The loader's memory for chunks as a share of the training data."""
 
+DRAWS: Final = 0.25
+"""Samples drawn in an epoch as a share of the training data."""
+
 BATCH: Final = 256
 
 _FLOOR: Final = 1e-3
 _MOST: Final = 10.0
 _RUN: Final = "bench"
-
-
-@dataclass(frozen=True)
-class Task:
-    """A dataset and what is learnt from it.
-
-    Attributes:
-        name: what figures call it.
-        source: folder of Parquet files.
-        target: column that is predicted.
-        features: columns that the planner's models see.
-        columns: columns that are read.
-        classes: of the target.
-        design: makes of rows by name a design matrix and the target.
-        draws: samples drawn in an epoch, as a share of the training data.
-    """
-
-    name: str
-    source: Path
-    target: str
-    features: tuple[str, ...]
-    columns: tuple[str, ...]
-    classes: int
-    design: Callable[[Any], tuple[NDArray[np.float32], NDArray[np.int8]]]
-    draws: float = 0.25
-
-
-def flights(rows: int | None = None) -> Task:
-    """Return the flights of 2013, spread over the year: 20 narrow columns, 7 of them read; is a flight late?"""
-    return Task(
-        "flights",
-        workloads.tabular(rows).folder,
-        "late",
-        ("dep_delay", "month", "hour", "distance", "carrier", "origin"),
-        flights_model.COLUMNS,
-        2,
-        lambda rows: (flights_model.features(rows), flights_model.labels(rows)),
-    )
-
-
-def pictures(rows: int | None = None) -> Task:
-    """Return the images of MNIST: rows of 784 bytes; which digit is it?"""
-
-    def design(rows: Any) -> tuple[NDArray[np.float32], NDArray[np.int8]]:  # noqa: ANN401
-        flat = np.frombuffer(b"".join(rows["image"]), np.uint8).reshape(-1, mnist.PIXELS)
-        return flat.astype(np.float32) / 255, np.asarray(rows["label"])
-
-    return Task("mnist", mnist.images(rows), "label", ("ink", "width", "height"), ("image", "label"), 10, design)
-
-
-class Learner:
-    """A linear classifier that learns by stochastic gradient descent."""
-
-    def __init__(self, task: Task) -> None:
-        from sklearn.linear_model import SGDClassifier
-
-        self._task = task
-        self._model: Any = SGDClassifier(
-            loss="log_loss", alpha=1e-6, learning_rate="constant", eta0=0.02, random_state=0
-        )
-
-    def learn(self, rows: Any, weights: NDArray[np.float64] | None = None) -> None:  # noqa: ANN401
-        """Take a step over a batch."""
-        x, y = self._task.design(rows)
-        self._model.partial_fit(x, y, classes=np.arange(self._task.classes), sample_weight=weights)
-
-    def losses(self, rows: Any) -> NDArray[np.float64]:  # noqa: ANN401
-        """Return the log-loss of every sample."""
-        x, y = self._task.design(rows)
-        return -np.log(np.maximum(self._model.predict_proba(x)[np.arange(len(y)), y], 1e-12))
-
-    def digest(self) -> str:
-        """Return the SHA-256 of the parameters."""
-        return hashlib.sha256(self._model.coef_.tobytes() + self._model.intercept_.tobytes()).hexdigest()
 
 
 @dataclass
@@ -194,7 +122,7 @@ class Study:
         return np.maximum(learner.losses(rows), _FLOOR)
 
     def _order(self) -> WeightedOrder:
-        order = WeightedOrder(self._population, 7, draws=int(self._task.draws * len(self._population)))
+        order = WeightedOrder(self._population, 7, draws=int(DRAWS * len(self._population)))
         order.update_weights(self._population, self._weights)
         return order
 
