@@ -1,0 +1,291 @@
+"""A cold epoch over a slow link (20 ms a request, 400 Mbit/s for all) against the least time that it can take.
+
+Run with `make bench ARGS=throttled`. SeaweedFS serves samples of 25 KB through a throttling proxy that is a process of
+its own. Computing is a sleep. The least time is that of the link or of computing, whichever is longer; how the order
+delays the first batches is told apart. Runs are in turn, medians of five; every epoch is that of a new loader.
+"""
+
+import statistics
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import harness, workloads
+from benchmarks.harness import Figure, Options
+from benchmarks.throttle import Link, throttled
+from foreshard.loader.loader import Loader
+from foreshard.loader.options import LoaderOptions
+from foreshard.loader.order import BlockShuffleOrder
+from foreshard.shards.manifest import Manifest
+from foreshard.shards.repository import Repository
+from foreshard.storage import ObjectStore
+
+_LATENCY_S: Final = 0.020
+_RATE: Final = 400e6 / 8
+"""Bytes a second."""
+
+_BATCH: Final = 64
+_MEMORY: Final = 200 << 20
+_BUSY: Final = 0.9
+"""Computing as a share of what the link takes, in the case with computing."""
+
+_DEFAULT: Final = LoaderOptions.max_concurrency
+_MORE: Final = (8, 16)
+_MORE_ROUNDS: Final = 3
+_WAITS: Final = ("first_ms", "median_ms", "p99_ms", "longest_ms", "waited_s")
+
+
+@dataclass(frozen=True)
+class World:
+    """What all epochs read.
+
+    Attributes:
+        link: the slow link.
+        direct: the store without it.
+        manifest: its layout.
+        order: which samples.
+    """
+
+    link: Link
+    direct: ObjectStore
+    manifest: Manifest
+    order: BlockShuffleOrder
+
+    def open_store(self) -> ObjectStore:
+        """Open the store behind the link."""
+        return ObjectStore.open(self.direct.url, endpoint=self.link.endpoint)
+
+    @property
+    def first_steps(self) -> NDArray[np.int64]:
+        """The batch that uses each chunk first; int64, shape (C,)."""
+        chunks = self.manifest.chunk_of[self.order.ids(1, 0, self.order.length(1))]
+        return np.unique(chunks, return_index=True)[1] // _BATCH
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch."""
+        return -(-self.order.length(1) // _BATCH)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """How an epoch went.
+
+    Attributes:
+        seconds: from asking for the first batch to the end of computing on the last.
+        waits: seconds that each `next()` took, shape (s,).
+        requests: that the link passed on.
+        nbytes: bytes that it passed on.
+    """
+
+    seconds: float
+    waits: NDArray[np.float64]
+    requests: int
+    nbytes: int
+
+
+# -- the least time ------------------------------------------------------------------------------------
+
+
+def lower_bound(nbytes: int, steps: int, step_s: float) -> float:
+    """Return the seconds below which no epoch can stay: all bytes once and one latency, or computing.
+
+    Args:
+        nbytes: of the chunks.
+        steps: batches.
+        step_s: seconds of computing on each.
+    """
+    return max(nbytes / _RATE + _LATENCY_S, steps * step_s)
+
+
+def order_bound(nbytes: NDArray[np.int64], first_steps: NDArray[np.int64], steps: int, step_s: float) -> float:
+    """Return the same, where chunks come in the order of their first use, and no batch before all of its chunks.
+
+    Args:
+        nbytes: size of every chunk, shape (C,).
+        first_steps: the batch that uses each first, shape (C,).
+        steps: batches.
+        step_s: seconds of computing on each.
+    """
+    there = _LATENCY_S + np.cumsum(np.bincount(first_steps, nbytes, steps)) / _RATE
+    return float(steps * step_s + (there - step_s * np.arange(steps)).max())
+
+
+# -- the link ------------------------------------------------------------------------------------------
+
+
+def check_link(world: World) -> dict[str, float]:
+    """Measure the link by plain GETs: its bandwidth by many at a time, its latency by one after the other."""
+    store = world.open_store()
+    manifest = world.manifest
+    some = range(min(len(manifest), 100))
+
+    def fetch(chunk: int) -> int:
+        return len(store.get_range(manifest.shard_key(chunk), int(manifest.starts[chunk]), int(manifest.ends[chunk])))
+
+    rates: dict[int, float] = {}
+    for threads in (1, 8):
+        with ThreadPoolExecutor(threads) as pool:
+            began = time.perf_counter()
+            rates[threads] = sum(pool.map(fetch, some)) / (time.perf_counter() - began)
+    direct, latencies = (_latencies(each, manifest.shard_key(0)) for each in (world.direct, store))
+    harness.print_table(
+        "the link by plain GETs",
+        ("", "measured", "nominal"),
+        [
+            ("8 at a time, MB/s", f"{rates[8] / 1e6:.2f}", f"{_RATE / 1e6:.2f}"),
+            ("1 at a time, MB/s", f"{rates[1] / 1e6:.2f}", ""),
+            ("a GET of one byte, ms", harness.spread(latencies, 1), f"{1e3 * _LATENCY_S:.0f} more"),
+            ("the same without the proxy", harness.spread(direct, 1), ""),
+        ],
+    )
+    return {
+        "rate_over_nominal": round(rates[8] / _RATE, 4),
+        "added_ms": round(statistics.median(latencies) - statistics.median(direct), 2),
+    }
+
+
+def _latencies(store: ObjectStore, key: str) -> list[float]:
+    """Return how long GETs of one byte took, in ms."""
+    took: list[float] = []
+    for _ in range(20):
+        began = time.perf_counter()
+        store.get_range(key, 0, 1)
+        took.append(1e3 * (time.perf_counter() - began))
+    return took
+
+
+# -- the epochs ----------------------------------------------------------------------------------------
+
+
+def read_epoch(world: World, step_s: float, concurrency: int) -> Epoch:
+    """Read a cold epoch with a new loader; opening the layout, which a run does once, is not timed."""
+    repository = Repository(world.open_store(), "data")
+    options = LoaderOptions(_BATCH, memory=_MEMORY, max_concurrency=concurrency, remainder="keep")
+    loader = Loader(repository, world.order, options)
+    before, waits = world.link.counts(), np.zeros(world.steps)
+    began = asked = time.perf_counter()
+    for step, _ in enumerate(loader):
+        waits[step] = time.perf_counter() - asked
+        if step_s:
+            time.sleep(step_s)
+        asked = time.perf_counter()
+    seconds, after = asked - began, world.link.counts()
+    loader.close()
+    return Epoch(seconds, waits, after.requests - before.requests, after.nbytes - before.nbytes)
+
+
+def run_cases(
+    world: World, concurrencies: Sequence[int], step_s: float, rounds: int
+) -> dict[tuple[bool, int], list[Epoch]]:
+    """Read epochs with and without computing, in turn; return those that count by (computing, concurrency)."""
+    done: dict[tuple[bool, int], list[Epoch]] = {}
+
+    def run(computing: bool, concurrency: int) -> float:
+        epoch = read_epoch(world, step_s if computing else 0.0, concurrency)
+        done.setdefault((computing, concurrency), []).append(epoch)
+        return epoch.seconds
+
+    keys = [(computing, concurrency) for concurrency in concurrencies for computing in (False, True)]
+    harness.interleave({str(key): partial(run, *key) for key in keys}, rounds)
+    return {key: epochs[1:] for key, epochs in done.items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the benchmark."""
+    options = harness.parse_options("throttled", str(__doc__).splitlines()[0], arguments)
+    harness.print_environment()
+    work = workloads.samples(2_000 if options.quick else 16_000)
+    work = replace(work, order=np.arange(work.snapshot.rows))
+    with harness.s3_server("seaweedfs") as server:
+        url = f"s3://{server.create_bucket()}/bench"
+        repository = Repository(ObjectStore.open(url, endpoint=server.endpoint), "data")
+        repository.publish(workloads.lay_out(work, repository.store).ref)
+        order = BlockShuffleOrder(work.snapshot.rows, seed=1, block=work.chunk_rows, window=4 if options.quick else 25)
+        with throttled(server.endpoint, _LATENCY_S, _RATE) as link:
+            world = World(link, repository.store, repository.open(), order)
+            details: dict[str, Any] = {"link": check_link(world)}
+            step_s = _BUSY * lower_bound(int(world.manifest.nbytes.sum()), world.steps, 0.0) / world.steps
+            rounds, more = (1, 1) if options.quick else (harness.ROUNDS, _MORE_ROUNDS)
+            done = run_cases(world, (_DEFAULT,), step_s, rounds) | run_cases(world, _MORE, step_s, more)
+    _finish(options, world, step_s, done, details)
+
+
+def _finish(
+    options: Options, world: World, step_s: float, done: dict[tuple[bool, int], list[Epoch]], details: dict[str, Any]
+) -> None:
+    """Print the tables and the figures."""
+    figures = {key: summarise(world, step_s if key[0] else 0.0, epochs) for key, epochs in done.items()}
+    names = {
+        (computing, concurrency): f"{concurrency} fetches, "
+        + (f"computing {1e3 * step_s:.1f} ms" if computing else "no computing")
+        for computing, concurrency in done
+    }
+    names[False, _DEFAULT] += " (default)"
+    names[True, _DEFAULT] += " (default)"
+    total = world.manifest.nbytes.sum() / 1e6
+    harness.print_table(
+        f"a cold epoch of {total:.0f} MB in {world.steps} batches, {_MEMORY >> 20} MiB of memory; seconds",
+        ("", "measured", "least", "over least", "the order's least", "over that"),
+        [
+            (
+                names[key],
+                harness.spread([epoch.seconds for epoch in done[key]]),
+                f"{each['least_s']:.2f}",
+                f"{each['over_least']:.3f}",
+                f"{each['order_least_s']:.2f}",
+                f"{each['over_order_least']:.3f}",
+            )
+            for key, each in figures.items()
+        ],
+    )
+    harness.print_table(
+        f"next(), ms, behind the first {LoaderOptions.queue_batches} batches; requests, and bytes over the data's",
+        ("", "the first", "median", "p99", "longest", "waited in all, s", "requests", "bytes"),
+        [
+            (names[key], *(f"{each[name]:.1f}" for name in _WAITS), f"{each['requests']:.0f}", f"{each['bytes']:.3f}")
+            for key, each in figures.items()
+        ],
+    )
+    cases = {f"{'computing' if computing else 'idle'}_{n}": each for (computing, n), each in figures.items()}
+    worst = max(figures[computing, _DEFAULT]["over_least"] for computing in (False, True))
+    # A wait shorter than a step leaves the accelerator idle for less than that step, in one step of a hundred.
+    found = [
+        Figure("epoch_time_over_lower_bound", worst, 1.10, at_least=False),
+        Figure("p99_wait_ms", figures[True, _DEFAULT]["p99_ms"], round(1e3 * step_s, 1), at_least=False),
+    ]
+    harness.finish(options, found, {**details, "step_ms": round(1e3 * step_s, 2), "cases": cases})
+
+
+def summarise(world: World, step_s: float, epochs: Sequence[Epoch]) -> dict[str, float]:
+    """Return the figures of a case's epochs: medians, and waits of all of them together."""
+    nbytes = world.manifest.nbytes
+    seconds = statistics.median(epoch.seconds for epoch in epochs)
+    least = lower_bound(int(nbytes.sum()), world.steps, step_s)
+    ordered = order_bound(nbytes, world.first_steps, world.steps, step_s)
+    waits = 1e3 * np.concatenate([epoch.waits[LoaderOptions.queue_batches :] for epoch in epochs])
+    values = {
+        "seconds": seconds,
+        "least_s": least,
+        "over_least": seconds / least,
+        "order_least_s": ordered,
+        "over_order_least": seconds / ordered,
+        "first_ms": 1e3 * statistics.median(epoch.waits[0] for epoch in epochs),
+        "median_ms": float(np.median(waits)),
+        "p99_ms": float(np.quantile(waits, 0.99)),
+        "longest_ms": float(waits.max()),
+        "waited_s": statistics.median(epoch.waits.sum() for epoch in epochs),
+        "requests": statistics.median(epoch.requests for epoch in epochs),
+        "bytes": statistics.median(epoch.nbytes for epoch in epochs) / int(nbytes.sum()),
+    }
+    return {name: round(float(value), 4) for name, value in values.items()}
+
+
+if __name__ == "__main__":
+    main()
