@@ -7,6 +7,7 @@ whole trace: all epochs, and one more that the loader does not come to.
 
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,19 +19,22 @@ from numpy.typing import NDArray
 
 from benchmarks import harness, reactive, workloads
 from benchmarks.harness import Figure, Options
+from benchmarks.reactive import Counted, count, min_by_epoch, trace_of
 from foreshard.loader.loader import Loader
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.order import BlockShuffleOrder, Order, UniformOrder, WeightedOrder
 from foreshard.prefetch.monitor import EpochStats
-from foreshard.prefetch.schedule import uses_beyond
 from foreshard.shards.manifest import Manifest
 from foreshard.shards.repository import Repository
-from foreshard.simulate.belady import NEVER, next_uses, plan_residency
+from foreshard.simulate.belady import plan_residency
 from foreshard.storage import ObjectStore
 
 _BATCH: Final = 20
 _EPOCHS: Final = 5
 _REPEATS: Final = 3
+_STEP_S: Final = 0.001
+"""Computing on each batch. Where the loop computes nothing, the loader may give cache away to keep up with it."""
+
 _COLUMNS: Final = ("", "hits", "of MIN's", "fetched, MB an epoch", "over MIN's")
 
 
@@ -86,75 +90,7 @@ class Case:
     order: Order
 
 
-@dataclass(frozen=True)
-class Counted:
-    """What was fetched in the epochs that count.
-
-    Attributes:
-        touches: uses of a chunk by a batch.
-        hits: of those, without a fetch.
-        nbytes: bytes fetched.
-    """
-
-    touches: int
-    hits: int
-    nbytes: int
-
-    @property
-    def hit_rate(self) -> float:
-        """Hits over touches."""
-        return self.hits / self.touches
-
-
-# -- the trace and who plays it ------------------------------------------------------------------------
-
-
-def trace_of(order: Order, manifest: Manifest, epoch: int, batch: int) -> NDArray[np.int32]:
-    """Return the chunks that an epoch's batches use, each once a batch, by batch and then by number; shape (m,).
-
-    It is worked out here once more, from the order and the layout's index alone, to check the loader by.
-    """
-    length = order.length(epoch)
-    chunks = manifest.chunk_of[order.ids(epoch, 0, length)]
-    step = np.arange(length, dtype=np.int64) // batch
-    keys = np.unique(step * len(manifest) + chunks)
-    return (keys % len(manifest)).astype(np.int32)
-
-
-def count(trace: Sequence[NDArray[np.int32]], hit: NDArray[np.bool_], nbytes: NDArray[np.int64]) -> Counted:
-    """Sum the hits on a trace up over the epochs that count: all but the first.
-
-    Args:
-        trace: chunks touched, by epoch.
-        hit: for the touches of all these epochs, and maybe of later ones.
-        nbytes: size of every chunk, shape (C,).
-    """
-    first, last = len(trace[0]), sum(map(len, trace))
-    chunks, hits = np.concatenate(trace)[first:], hit[first:last]
-    return Counted(last - first, int(np.count_nonzero(hits)), int(nbytes[chunks[~hits]].sum()))
-
-
-def min_by_epoch(trace: Sequence[NDArray[np.int32]], nbytes: NDArray[np.int64], capacity: int) -> NDArray[np.bool_]:
-    """Return the hits of MIN where an epoch's end hides what follows: there, one chunk is as good as another.
-
-    Args:
-        trace: chunks touched, by epoch.
-        nbytes: size of every chunk, shape (C,).
-        capacity: bytes.
-
-    Returns:
-        Of the touches of all epochs.
-    """
-    resident: frozenset[int] = frozenset()
-    hits: list[NDArray[np.bool_]] = []
-    for chunks in trace:
-        later = uses_beyond(np.ones(len(nbytes)), len(chunks))
-        plan = plan_residency(chunks, nbytes, capacity, resident=resident, later=later)
-        last = next_uses(chunks) == NEVER
-        untouched = plan.kept_at_start - set(chunks.tolist())
-        resident = frozenset(chunks[last & plan.keep].tolist()) | untouched
-        hits.append(plan.hit)
-    return np.concatenate(hits)
+# -- the loader ----------------------------------------------------------------------------------------
 
 
 def stats_of(loader: Loader) -> EpochStats:
@@ -164,14 +100,17 @@ def stats_of(loader: Loader) -> EpochStats:
     return report.stats
 
 
-def read(repository: Repository, store: CountingStore, case: Case, trace: Sequence[NDArray[np.int32]]) -> Counted:
-    """Read all epochs with a new loader and return what it did, by its own figures and the store's count.
+def read(
+    repository: Repository, store: CountingStore, case: Case, trace: Sequence[NDArray[np.int32]], step_s: float
+) -> Counted:
+    """Read all epochs with a new loader and return what it did, by the store's count: every chunk served is a miss.
 
     Args:
         repository: the dataset, through `store`.
         store: counts what is fetched.
         case: what to read with how much memory.
         trace: what every epoch must touch.
+        step_s: seconds of computing on each batch, a sleep.
 
     Raises:
         AssertionError: the loader's figures are not those of the store and the trace.
@@ -180,22 +119,24 @@ def read(repository: Repository, store: CountingStore, case: Case, trace: Sequen
     memory = int(manifest.nbytes.sum() * case.share)
     options = LoaderOptions(_BATCH, memory=memory, remainder="keep")
     loader = Loader(repository, case.order, options)
-    touches = hits = told = before = 0
+    touches = told = before = 0
     for number, chunks in enumerate(trace):
         for _ in loader:
-            pass
+            if step_s:
+                time.sleep(step_s)
         stats = stats_of(loader)
         assert stats.touches == len(chunks), f"{stats.touches} touches are reported of {len(chunks)}"
         if number:
-            touches, hits, told = touches + stats.touches, hits + stats.hits, told + stats.origin_bytes
+            touches, told = touches + stats.touches, told + stats.origin_bytes
         else:
             before = store.served
     served = store.served - before
     loader.close()
     # What is under way when an epoch ends may count in either.
-    slack = options.max_concurrency * 16 * int(manifest.nbytes.max())
+    size = int(manifest.nbytes.max())
+    slack = options.max_concurrency * 16 * size
     assert abs(told - served) <= slack, f"the loader reports {told} bytes, the store served {served}"
-    return Counted(touches, hits, served)
+    return Counted(touches, touches - round(served / size), served)
 
 
 # -- the benchmark -------------------------------------------------------------------------------------
@@ -273,39 +214,45 @@ def measure(options: Options, repository: Repository, store: CountingStore, case
         "FIFO; policy of WebDataset, simulated": lambda: reactive.fifo(whole, nbytes, budget),
         "deleted after use; policy of LitData, simulated": lambda: reactive.delete_after_use(whole),
     }
-    runs = [read(repository, store, case, trace) for _ in range(1 if options.quick else _REPEATS)]
-    middle = Counted(
-        best.touches,
-        int(statistics.median(run.hits for run in runs)),
-        int(statistics.median(run.nbytes for run in runs)),
-    )
-    simulated = {name: count(trace, play(), nbytes) for name, play in others.items()}
-    rows = {"MIN": best, f"foreshard, median of {len(runs)}": middle, **simulated}
+    repeats = 1 if options.quick else _REPEATS
+    runs = [read(repository, store, case, trace, _STEP_S) for _ in range(repeats)]
+    rows = {
+        "MIN": best,
+        f"foreshard, {1e3 * _STEP_S:g} ms of computing a batch": _middle(runs),
+        "foreshard, no computing": read(repository, store, case, trace, 0.0),
+        **{name: count(trace, play(), nbytes) for name, play in others.items()},
+    }
     harness.print_table(
         f"{case.name} ({len(manifest):,} chunks, {nbytes.sum() / 1e6:.0f} MB; {len(whole) // epochs:,} uses an epoch)",
         _COLUMNS,
-        [_row(name, done, best, epochs - 1) for name, done in rows.items()],
+        [
+            (
+                name,
+                f"{done.hit_rate:.1%}",
+                f"{done.hits / best.hits:.3f}",
+                f"{done.nbytes / (epochs - 1) / 1e6:.1f}",
+                f"{done.nbytes / best.nbytes:.3f}",
+            )
+            for name, done in rows.items()
+        ],
     )
-    over = [run.nbytes / best.nbytes for run in runs]
-    of = [run.hits / best.hits for run in runs]
+    over, of = (
+        [round(each, 4) for each in values]
+        for values in ((run.nbytes / best.nbytes for run in runs), (run.hits / best.hits for run in runs))
+    )
     return {
-        "origin_over_min": round(statistics.median(over), 4),
-        "origin_over_min_runs": [round(value, 4) for value in over],
-        "fraction_of_min": round(statistics.median(of), 4),
-        "fraction_of_min_runs": [round(value, 4) for value in of],
+        "origin_over_min": statistics.median(over),
+        "origin_over_min_runs": over,
+        "fraction_of_min": statistics.median(of),
+        "fraction_of_min_runs": of,
         "hit_rates": {name: round(done.hit_rate, 4) for name, done in rows.items()},
         "origin_bytes": {name: done.nbytes for name, done in rows.items()},
     }
 
 
-def _row(name: str, done: Counted, best: Counted, epochs: int) -> tuple[str, ...]:
-    return (
-        name,
-        f"{done.hit_rate:.1%}",
-        f"{done.hits / best.hits:.3f}",
-        f"{done.nbytes / epochs / 1e6:.1f}",
-        f"{done.nbytes / best.nbytes:.3f}",
-    )
+def _middle(runs: Sequence[Counted]) -> Counted:
+    """Return the run with the median of bytes."""
+    return sorted(runs, key=lambda run: run.nbytes)[len(runs) // 2]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks import reactive
-from benchmarks.loader_cache import CountingStore, cases, count, min_by_epoch, read, trace_of
+from benchmarks.loader_cache import CountingStore, cases, read
+from benchmarks.reactive import count, min_by_epoch, trace_of
 from benchmarks.workloads import lay_out, workload_of, write_samples
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.scheduling import schedule_epoch
@@ -104,8 +105,10 @@ def test_every_order_is_read_as_its_trace_says_and_the_store_served_what_the_loa
         for epoch, chunks in enumerate(trace, start=1):
             touches = schedule_epoch(case.order, manifest, options, split=0, epoch=epoch, first=0)
             assert (touches.chunks == chunks).all()
-        done = read(repository, store, case, trace)
+        done = read(repository, store, case, trace, 0.0)
+        assert done.touches == len(trace[1])
         assert done.nbytes == (done.touches - done.hits) * manifest.nbytes[0]
+        assert 0 <= done.hits < done.touches
 
 
 def test_a_shuffle_of_whole_chunks_uses_each_once_an_epoch(layout):
