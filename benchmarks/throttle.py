@@ -15,12 +15,59 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
+import numpy as np
+from numpy.typing import NDArray
+
 from benchmarks.harness import ROOT
 
 _PIECE: Final = 1 << 16
 _HEAD: Final = b"\r\n\r\n"
 
 Sink = Callable[[bytes], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How slow a link is.
+
+    Attributes:
+        latency_s: seconds that every request waits before it is passed on.
+        rate: bytes a second of all answers' bodies together; requests are not held up.
+    """
+
+    latency_s: float
+    rate: float
+
+    def least_time(self, nbytes: int, steps: int, step_s: float) -> float:
+        """Return the seconds below which no epoch can stay: all bytes once and one latency, or computing.
+
+        Args:
+            nbytes: of the chunks.
+            steps: batches.
+            step_s: seconds of computing on each.
+        """
+        return max(nbytes / self.rate + self.latency_s, steps * step_s)
+
+    def least_waits(
+        self, nbytes: NDArray[np.int64], first_steps: NDArray[np.int64], steps: int, step_s: float
+    ) -> NDArray[np.float64]:
+        """Return how long a loop waits for each batch at least, where chunks come in the order of their first use.
+
+        No batch is there before all of its chunks are; memory is no limit. The epoch takes computing and these waits.
+
+        Args:
+            nbytes: size of every chunk, shape (C,).
+            first_steps: the batch that uses each first, shape (C,).
+            steps: batches.
+            step_s: seconds of computing on each.
+
+        Returns:
+            Seconds, shape (s,).
+        """
+        there = self.latency_s + np.cumsum(np.bincount(first_steps, nbytes, steps)) / self.rate
+        # Waits up to a batch add up to what the latest of the batches so far was behind computing alone.
+        behind = np.maximum.accumulate(there - step_s * np.arange(steps))
+        return np.diff(behind, prepend=0.0)
 
 
 class Pacer:
@@ -78,18 +125,17 @@ class Throttle:
 
     Args:
         endpoint: the server's URL.
-        latency: seconds that every request waits before it is passed on.
-        rate: bytes a second of all answers' bodies together; requests are not held up.
+        speed: how slow it is.
 
     Attributes:
         requests: received so far.
         nbytes: bytes of answers' bodies passed on so far.
     """
 
-    def __init__(self, endpoint: str, latency: float, rate: float) -> None:
+    def __init__(self, endpoint: str, speed: Speed) -> None:
         server = urlsplit(endpoint)
         self._server = (str(server.hostname), int(server.port or 80))
-        self._latency, self._pacer = latency, Pacer(rate)
+        self._latency, self._pacer = speed.latency_s, Pacer(speed.rate)
         self.requests = self.nbytes = 0
 
     async def serve(self, client: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
@@ -192,9 +238,9 @@ class Link:
 
 
 @contextmanager
-def throttled(endpoint: str, latency: float, rate: float) -> Generator[Link]:
-    """Run a throttle before a server until the block ends; see `Throttle` for the arguments."""
-    command = [sys.executable, "-m", "benchmarks.throttle", endpoint, str(latency), str(rate)]
+def throttled(endpoint: str, speed: Speed) -> Generator[Link]:
+    """Run a throttle before a server until the block ends."""
+    command = [sys.executable, "-m", "benchmarks.throttle", endpoint, str(speed.latency_s), str(speed.rate)]
     with subprocess.Popen(  # noqa: S603 - our own module, no shell
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -205,8 +251,8 @@ def throttled(endpoint: str, latency: float, rate: float) -> Generator[Link]:
             process.stdin.close()  # ends it, as would the end of this process
 
 
-async def _main(endpoint: str, latency: float, rate: float) -> None:
-    throttle = Throttle(endpoint, latency, rate)
+async def _main(endpoint: str, latency: str, rate: str) -> None:
+    throttle = Throttle(endpoint, Speed(float(latency), float(rate)))
     listener = await asyncio.start_server(throttle.serve, "127.0.0.1", 0, limit=2 * _PIECE)
     print(json.dumps(f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"), flush=True)
     while await asyncio.to_thread(sys.stdin.readline):
@@ -215,4 +261,4 @@ async def _main(endpoint: str, latency: float, rate: float) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(sys.argv[1], float(sys.argv[2]), float(sys.argv[3])))
+    asyncio.run(_main(*sys.argv[1:]))

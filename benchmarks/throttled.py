@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks import harness, workloads
 from benchmarks.harness import Figure, Options
-from benchmarks.throttle import Link, throttled
+from benchmarks.throttle import Link, Speed, throttled
 from foreshard.loader.loader import Loader
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.order import BlockShuffleOrder
@@ -26,10 +26,7 @@ from foreshard.shards.manifest import Manifest
 from foreshard.shards.repository import Repository
 from foreshard.storage import ObjectStore
 
-_LATENCY_S: Final = 0.020
-_RATE: Final = 400e6 / 8
-"""Bytes a second."""
-
+_SPEED: Final = Speed(latency_s=0.020, rate=400e6 / 8)
 _BATCH: Final = 64
 _MEMORY: Final = 200 << 20
 _BUSY: Final = 0.9
@@ -37,8 +34,8 @@ _BUSY: Final = 0.9
 
 _DEFAULT: Final = LoaderOptions.max_concurrency
 _MORE: Final = (8, 16)
-_MORE_ROUNDS: Final = 3
-_WAITS: Final = ("first_ms", "median_ms", "p99_ms", "longest_ms", "waited_s")
+_QUEUED: Final = LoaderOptions.queue_batches
+_WAITS: Final = ("first_ms", "median_ms", "p99_ms", "least_p99_ms", "longest_ms", "waited_s")
 
 
 @dataclass(frozen=True)
@@ -90,33 +87,6 @@ class Epoch:
     nbytes: int
 
 
-# -- the least time ------------------------------------------------------------------------------------
-
-
-def lower_bound(nbytes: int, steps: int, step_s: float) -> float:
-    """Return the seconds below which no epoch can stay: all bytes once and one latency, or computing.
-
-    Args:
-        nbytes: of the chunks.
-        steps: batches.
-        step_s: seconds of computing on each.
-    """
-    return max(nbytes / _RATE + _LATENCY_S, steps * step_s)
-
-
-def order_bound(nbytes: NDArray[np.int64], first_steps: NDArray[np.int64], steps: int, step_s: float) -> float:
-    """Return the same, where chunks come in the order of their first use, and no batch before all of its chunks.
-
-    Args:
-        nbytes: size of every chunk, shape (C,).
-        first_steps: the batch that uses each first, shape (C,).
-        steps: batches.
-        step_s: seconds of computing on each.
-    """
-    there = _LATENCY_S + np.cumsum(np.bincount(first_steps, nbytes, steps)) / _RATE
-    return float(steps * step_s + (there - step_s * np.arange(steps)).max())
-
-
 # -- the link ------------------------------------------------------------------------------------------
 
 
@@ -139,14 +109,14 @@ def check_link(world: World) -> dict[str, float]:
         "the link by plain GETs",
         ("", "measured", "nominal"),
         [
-            ("8 at a time, MB/s", f"{rates[8] / 1e6:.2f}", f"{_RATE / 1e6:.2f}"),
+            ("8 at a time, MB/s", f"{rates[8] / 1e6:.2f}", f"{_SPEED.rate / 1e6:.2f}"),
             ("1 at a time, MB/s", f"{rates[1] / 1e6:.2f}", ""),
-            ("a GET of one byte, ms", harness.spread(latencies, 1), f"{1e3 * _LATENCY_S:.0f} more"),
+            ("a GET of one byte, ms", harness.spread(latencies, 1), f"{1e3 * _SPEED.latency_s:.0f} more"),
             ("the same without the proxy", harness.spread(direct, 1), ""),
         ],
     )
     return {
-        "rate_over_nominal": round(rates[8] / _RATE, 4),
+        "rate_over_nominal": round(rates[8] / _SPEED.rate, 4),
         "added_ms": round(statistics.median(latencies) - statistics.median(direct), 2),
     }
 
@@ -181,44 +151,49 @@ def read_epoch(world: World, step_s: float, concurrency: int) -> Epoch:
     return Epoch(seconds, waits, after.requests - before.requests, after.nbytes - before.nbytes)
 
 
-def run_cases(
-    world: World, concurrencies: Sequence[int], step_s: float, rounds: int
-) -> dict[tuple[bool, int], list[Epoch]]:
-    """Read epochs with and without computing, in turn; return those that count by (computing, concurrency)."""
-    done: dict[tuple[bool, int], list[Epoch]] = {}
+Case = tuple[bool, int]
+"""Whether the loop computes, and the loader's `max_concurrency`."""
 
-    def run(computing: bool, concurrency: int) -> float:
-        epoch = read_epoch(world, step_s if computing else 0.0, concurrency)
-        done.setdefault((computing, concurrency), []).append(epoch)
+
+def run_cases(world: World, step_s: float, rounds: int) -> dict[Case, list[Epoch]]:
+    """Read epochs with and without computing, in turn, and one each with more fetches at a time."""
+    done: dict[Case, list[Epoch]] = {}
+
+    def run(case: Case) -> float:
+        epoch = read_epoch(world, step_s if case[0] else 0.0, case[1])
+        done.setdefault(case, []).append(epoch)
         return epoch.seconds
 
-    keys = [(computing, concurrency) for concurrency in concurrencies for computing in (False, True)]
-    harness.interleave({str(key): partial(run, *key) for key in keys}, rounds)
-    return {key: epochs[1:] for key, epochs in done.items()}
+    cases: list[Case] = [(computing, _DEFAULT) for computing in (False, True)]
+    harness.interleave({str(case): partial(run, case) for case in cases}, rounds)
+    done = {case: epochs[1:] for case, epochs in done.items()}
+    for concurrency in _MORE:
+        for computing in (False, True):
+            run((computing, concurrency))
+    return done
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     options = harness.parse_options("throttled", str(__doc__).splitlines()[0], arguments)
     harness.print_environment()
-    work = workloads.samples(2_000 if options.quick else 16_000)
+    work = workloads.samples(2_000 if options.quick else 40_000)
     work = replace(work, order=np.arange(work.snapshot.rows))
     with harness.s3_server("seaweedfs") as server:
         url = f"s3://{server.create_bucket()}/bench"
         repository = Repository(ObjectStore.open(url, endpoint=server.endpoint), "data")
         repository.publish(workloads.lay_out(work, repository.store).ref)
         order = BlockShuffleOrder(work.snapshot.rows, seed=1, block=work.chunk_rows, window=4 if options.quick else 25)
-        with throttled(server.endpoint, _LATENCY_S, _RATE) as link:
+        with throttled(server.endpoint, _SPEED) as link:
             world = World(link, repository.store, repository.open(), order)
             details: dict[str, Any] = {"link": check_link(world)}
-            step_s = _BUSY * lower_bound(int(world.manifest.nbytes.sum()), world.steps, 0.0) / world.steps
-            rounds, more = (1, 1) if options.quick else (harness.ROUNDS, _MORE_ROUNDS)
-            done = run_cases(world, (_DEFAULT,), step_s, rounds) | run_cases(world, _MORE, step_s, more)
+            step_s = _BUSY * _SPEED.least_time(int(world.manifest.nbytes.sum()), world.steps, 0.0) / world.steps
+            done = run_cases(world, step_s, 1 if options.quick else harness.ROUNDS)
     _finish(options, world, step_s, done, details)
 
 
 def _finish(
-    options: Options, world: World, step_s: float, done: dict[tuple[bool, int], list[Epoch]], details: dict[str, Any]
+    options: Options, world: World, step_s: float, done: dict[Case, list[Epoch]], details: dict[str, Any]
 ) -> None:
     """Print the tables and the figures."""
     figures = {key: summarise(world, step_s if key[0] else 0.0, epochs) for key, epochs in done.items()}
@@ -246,8 +221,8 @@ def _finish(
         ],
     )
     harness.print_table(
-        f"next(), ms, behind the first {LoaderOptions.queue_batches} batches; requests, and bytes over the data's",
-        ("", "the first", "median", "p99", "longest", "waited in all, s", "requests", "bytes"),
+        f"waits in next(), ms (but for the first: behind {_QUEUED} batches); requests, and bytes over the data's",
+        ("", "first", "median", "p99", "least p99", "longest", "all, s", "requests", "bytes"),
         [
             (names[key], *(f"{each[name]:.1f}" for name in _WAITS), f"{each['requests']:.0f}", f"{each['bytes']:.3f}")
             for key, each in figures.items()
@@ -255,10 +230,12 @@ def _finish(
     )
     cases = {f"{'computing' if computing else 'idle'}_{n}": each for (computing, n), each in figures.items()}
     worst = max(figures[computing, _DEFAULT]["over_least"] for computing in (False, True))
-    # A wait shorter than a step leaves the accelerator idle for less than that step, in one step of a hundred.
+    # The link is slower than computing, so the loop waits. The order has that wait come where a window of blocks
+    # begins, and makes it what `Speed.least_waits` says; a loader that adds a step's time to it at most is doing well.
+    ceiling = round(figures[True, _DEFAULT]["least_p99_ms"] + 1e3 * step_s, 1)
     found = [
         Figure("epoch_time_over_lower_bound", worst, 1.10, at_least=False),
-        Figure("p99_wait_ms", figures[True, _DEFAULT]["p99_ms"], round(1e3 * step_s, 1), at_least=False),
+        Figure("p99_wait_ms", figures[True, _DEFAULT]["p99_ms"], ceiling, at_least=False),
     ]
     harness.finish(options, found, {**details, "step_ms": round(1e3 * step_s, 2), "cases": cases})
 
@@ -267,9 +244,10 @@ def summarise(world: World, step_s: float, epochs: Sequence[Epoch]) -> dict[str,
     """Return the figures of a case's epochs: medians, and waits of all of them together."""
     nbytes = world.manifest.nbytes
     seconds = statistics.median(epoch.seconds for epoch in epochs)
-    least = lower_bound(int(nbytes.sum()), world.steps, step_s)
-    ordered = order_bound(nbytes, world.first_steps, world.steps, step_s)
-    waits = 1e3 * np.concatenate([epoch.waits[LoaderOptions.queue_batches :] for epoch in epochs])
+    least = _SPEED.least_time(int(nbytes.sum()), world.steps, step_s)
+    least_wait = _SPEED.least_waits(nbytes, world.first_steps, world.steps, step_s)
+    ordered = world.steps * step_s + float(least_wait.sum())
+    waits = 1e3 * np.concatenate([epoch.waits[_QUEUED:] for epoch in epochs])
     values = {
         "seconds": seconds,
         "least_s": least,
@@ -279,6 +257,7 @@ def summarise(world: World, step_s: float, epochs: Sequence[Epoch]) -> dict[str,
         "first_ms": 1e3 * statistics.median(epoch.waits[0] for epoch in epochs),
         "median_ms": float(np.median(waits)),
         "p99_ms": float(np.quantile(waits, 0.99)),
+        "least_p99_ms": 1e3 * float(np.quantile(least_wait[_QUEUED:], 0.99)),
         "longest_ms": float(waits.max()),
         "waited_s": statistics.median(epoch.waits.sum() for epoch in epochs),
         "requests": statistics.median(epoch.requests for epoch in epochs),

@@ -1,5 +1,6 @@
-"""What the cache benchmarks compare with: policies as written down in the plainest way, and a trace of their own."""
+"""What the cache benchmarks compare with: policies in their plainest form, a trace of their own, a slow link."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from benchmarks import reactive
 from benchmarks.loader_cache import CountingStore, cases, read
 from benchmarks.reactive import count, min_by_epoch, trace_of
+from benchmarks.throttle import Pacer, Speed, throttled
 from benchmarks.workloads import lay_out, workload_of, write_samples
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.scheduling import schedule_epoch
@@ -114,3 +116,60 @@ def test_every_order_is_read_as_its_trace_says_and_the_store_served_what_the_loa
 def test_a_shuffle_of_whole_chunks_uses_each_once_an_epoch(layout):
     manifest = layout[0].open()
     assert sorted(trace_of(cases(manifest)[0].order, manifest, 2, 20).tolist()) == list(range(50))
+
+
+# -- the slow link -------------------------------------------------------------------------------------
+
+
+def test_bytes_pass_at_the_links_rate_however_late_their_sender_wakes_up():
+    pacer, now, random = Pacer(1e6), 100.0, np.random.default_rng(1)
+    for _ in range(1_000):
+        now += pacer.delay(2_000, now) + random.uniform(0, 0.002)  # seconds overslept
+    assert now - 100 == pytest.approx(2.0, rel=0.01)
+
+
+def test_a_link_that_was_idle_owes_no_more_than_a_burst():
+    pacer = Pacer(1e6, burst=0.005)
+    assert pacer.delay(4_000, 50.0) == 0
+    assert pacer.delay(2_000, 50.0) == pytest.approx(0.001)
+    assert pacer.delay(10_000, 50.0) == pytest.approx(0.011), "and connections stand in one queue"
+
+
+def test_the_least_time_of_an_epoch_is_the_links_or_that_of_computing():
+    speed = Speed(latency_s=0.5, rate=10)
+    assert speed.least_time(100, 4, 0.1) == 10.5
+    assert speed.least_time(100, 4, 3.0) == 12.0
+
+
+def test_the_least_waits_of_an_order_are_those_of_a_loop_that_is_played_through():
+    random = np.random.default_rng(2)
+    nbytes, first_steps, speed = random.integers(1, 20, 50), random.integers(0, 30, 50), Speed(0.5, 10)
+    for step_s in (0.0, 0.3, 1.0, 5.0):
+        now, waits = 0.0, []
+        for step in range(30):
+            there = 0.5 + nbytes[first_steps <= step].sum() / 10
+            waits.append(max(there - now, 0.0))
+            now = max(there, now) + step_s
+        found = speed.least_waits(nbytes, first_steps, 30, step_s)
+        assert found == pytest.approx(waits)
+        assert 30 * step_s + found.sum() == pytest.approx(now)
+
+
+@pytest.mark.s3
+def test_a_link_passes_everything_on_unchanged_and_counts_it(seaweedfs_location):
+    direct = ObjectStore.open(seaweedfs_location.url, endpoint=seaweedfs_location.endpoint)
+    blob = np.random.default_rng(3).bytes(300_000)
+    with throttled(str(seaweedfs_location.endpoint), Speed(latency_s=0.001, rate=1e9)) as link:
+        store = ObjectStore.open(seaweedfs_location.url, endpoint=link.endpoint)
+        store.put("a/blob", blob)
+        before = link.counts()
+        assert store.get("a/blob") == blob == direct.get("a/blob")
+        assert store.get_range("a/blob", 1_000, 201_000) == blob[1_000:201_000]
+        after = link.counts()
+        assert (after.requests - before.requests, after.nbytes - before.nbytes) == (2, 500_000)
+        assert [meta.key for meta in store.list("a")] == ["a/blob"]
+        assert store.head("a/none") is None
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(lambda at: store.get_range("a/blob", at, at + 9), range(64))) == [
+                blob[at : at + 9] for at in range(64)
+            ]
