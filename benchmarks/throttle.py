@@ -6,6 +6,7 @@ passed on unchanged, `Host` included, which S3 signatures cover.
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
@@ -21,6 +22,8 @@ from numpy.typing import NDArray
 from benchmarks.harness import ROOT
 
 _PIECE: Final = 1 << 16
+_FOLLOWS_S: Final = 0.005
+_OVERSLEPT_S: Final = 0.100
 _HEAD: Final = b"\r\n\r\n"
 
 Sink = Callable[[bytes], Awaitable[None]]
@@ -73,21 +76,26 @@ class Speed:
 class Pacer:
     """Shares a bandwidth: tells when bytes are through, if all that were asked about before go first.
 
-    Time that a caller oversleeps is made up for, up to a burst; a link that was idle for long owes no more than that.
+    A sender that has more to send and oversleeps, as on a busy machine, does not lose the time: a real one has a buffer
+    that is sent meanwhile. Time in which nobody had anything to send is lost.
 
     Args:
         rate: bytes a second.
-        burst: seconds' worth of bytes that may pass at once.
     """
 
-    def __init__(self, rate: float, burst: float = 0.005) -> None:
-        self._rate, self._burst = rate, burst
-        self._free = float("-inf")
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._free = self._passed = float("-inf")
 
     def delay(self, nbytes: int, now: float) -> float:
         """Return the seconds from `now` until so many bytes are through, behind all others."""
-        self._free = max(self._free, now - self._burst) + nbytes / self._rate
+        backlog = now - self._passed < _FOLLOWS_S and now - self._free < _OVERSLEPT_S
+        self._free = (self._free if backlog else max(self._free, now)) + nbytes / self._rate
         return max(self._free - now, 0.0)
+
+    def passed(self, now: float) -> None:
+        """Say that bytes went on after their delay, at `now`: what is asked about right behind was waiting for it."""
+        self._passed = now
 
 
 class Head:
@@ -168,6 +176,7 @@ class Throttle:
 
         async def answer_with(piece: bytes) -> None:
             await asyncio.sleep(self._pacer.delay(len(piece), time.perf_counter()))
+            self._pacer.passed(time.perf_counter())
             self.nbytes += len(piece)
             back.write(piece)
             await back.drain()
@@ -252,6 +261,8 @@ def throttled(endpoint: str, speed: Speed) -> Generator[Link]:
 
 
 async def _main(endpoint: str, latency: str, rate: str) -> None:
+    with suppress(PermissionError):  # a link does not wait for a processor
+        os.setpriority(os.PRIO_PROCESS, 0, -10)
     throttle = Throttle(endpoint, Speed(float(latency), float(rate)))
     listener = await asyncio.start_server(throttle.serve, "127.0.0.1", 0, limit=2 * _PIECE)
     print(json.dumps(f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"), flush=True)

@@ -124,15 +124,21 @@ def test_a_shuffle_of_whole_chunks_uses_each_once_an_epoch(layout):
 def test_bytes_pass_at_the_links_rate_however_late_their_sender_wakes_up():
     pacer, now, random = Pacer(1e6), 100.0, np.random.default_rng(1)
     for _ in range(1_000):
-        now += pacer.delay(2_000, now) + random.uniform(0, 0.002)  # seconds overslept
+        if delay := pacer.delay(2_000, now):
+            now += delay + random.uniform(0, 0.01)  # seconds overslept
+        pacer.passed(now)
+        now += random.uniform(0, 0.001)
     assert now - 100 == pytest.approx(2.0, rel=0.01)
 
 
-def test_a_link_that_was_idle_owes_no_more_than_a_burst():
-    pacer = Pacer(1e6, burst=0.005)
-    assert pacer.delay(4_000, 50.0) == 0
-    assert pacer.delay(2_000, 50.0) == pytest.approx(0.001)
-    assert pacer.delay(10_000, 50.0) == pytest.approx(0.011), "and connections stand in one queue"
+def test_time_in_which_nobody_sends_is_lost_and_connections_stand_in_one_queue():
+    pacer = Pacer(1e6)
+    assert pacer.delay(4_000, 50.0) == pytest.approx(0.004)
+    pacer.passed(50.004)
+    assert pacer.delay(4_000, 50.020) == pytest.approx(0.004)
+    assert pacer.delay(2_000, 50.020) == pytest.approx(0.006)
+    pacer.passed(50.024)
+    assert pacer.delay(1_000, 50.024) == pytest.approx(0.003)
 
 
 def test_the_least_time_of_an_epoch_is_the_links_or_that_of_computing():
