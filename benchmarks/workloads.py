@@ -61,6 +61,14 @@ def samples(rows: int) -> Workload:
     return workload_of("samples", folder, chunk_rows=100, shard_rows=2_500)
 
 
+def small_samples(chunks: int) -> Workload:
+    """Return samples of 2.5 KB in chunks of ten, all of one size; neighbours by id lie together."""
+    rows = 10 * chunks
+    folder = _made(f"small-samples-{rows}", lambda partial: write_samples(partial, rows, sample_bytes=2_500))
+    work = workload_of("small samples", folder, chunk_rows=10, shard_rows=1_000)
+    return replace(work, order=np.arange(rows))
+
+
 def tabular(rows: int | None = None) -> Workload:
     """Return the flights of 2013: rows of 20 narrow columns with nulls and text, in a Parquet file a month."""
     from examples.flights.source import prepare_source
@@ -72,7 +80,7 @@ def tabular(rows: int | None = None) -> Workload:
     return workload_of("tabular", _made(f"tabular-{rows or 'all'}", fill), chunk_rows=1_024, shard_rows=512 * 1_024)
 
 
-def write_samples(folder: Path, rows: int, *, seed: int = 0) -> None:
+def write_samples(folder: Path, rows: int, *, seed: int = 0, sample_bytes: int = SAMPLE_BYTES) -> None:
     """Write the samples of the workload `samples` as Parquet, one row group after the other."""
     random = np.random.default_rng(seed)
     schema = pa.schema([pa.field("payload", pa.binary()), pa.field("label", pa.int64())])
@@ -82,8 +90,8 @@ def write_samples(folder: Path, rows: int, *, seed: int = 0) -> None:
         with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer:
             for first in range(start, min(start + _FILE_ROWS, rows), _ROW_GROUP_ROWS):
                 count = min(_ROW_GROUP_ROWS, start + _FILE_ROWS - first, rows - first)
-                raw = pa.py_buffer(random.bytes(count * SAMPLE_BYTES))
-                offsets = pa.py_buffer(np.arange(0, (count + 1) * SAMPLE_BYTES, SAMPLE_BYTES, dtype=np.int32))
+                raw = pa.py_buffer(random.bytes(count * sample_bytes))
+                offsets = pa.py_buffer(np.arange(count + 1, dtype=np.int32) * np.int32(sample_bytes))
                 payload = pa.Array.from_buffers(pa.binary(), count, [None, offsets, raw])
                 labels = pa.array(random.integers(0, 1_000, count))
                 writer.write_batch(pa.record_batch([payload, labels], schema=schema))
