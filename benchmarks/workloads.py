@@ -57,7 +57,7 @@ class Workload:
 
 def samples(rows: int) -> Workload:
     """Return samples of 25 KB that do not compress, and an integer label, in Parquet files of 125 MB."""
-    folder = _made(f"samples-{rows}", lambda partial: write_samples(partial, rows))
+    folder = made(f"samples-{rows}", lambda partial: write_samples(partial, rows))
     return workload_of("samples", folder, chunk_rows=100, shard_rows=2_500)
 
 
@@ -77,7 +77,7 @@ def tabular(rows: int | None = None) -> Workload:
         partial.rmdir()
         prepare_source(partial, rows)
 
-    return workload_of("tabular", _made(f"tabular-{rows or 'all'}", fill), chunk_rows=1_024, shard_rows=512 * 1_024)
+    return workload_of("tabular", made(f"tabular-{rows or 'all'}", fill), chunk_rows=1_024, shard_rows=512 * 1_024)
 
 
 def write_samples(folder: Path, rows: int, *, seed: int = 0, sample_bytes: int = SAMPLE_BYTES) -> None:
@@ -210,7 +210,7 @@ def workload_of(name: str, folder: Path, *, chunk_rows: int, shard_rows: int) ->
     return Workload(name, folder, snapshot, chunk_rows, shard_rows, order)
 
 
-def _made(name: str, fill: Callable[[Path], None]) -> Path:
+def made(name: str, fill: Callable[[Path], None]) -> Path:
     """Return a temporary folder that `fill` filled, now or earlier; it is there whole or not at all."""
     base = Path(tempfile.gettempdir()) / f"foreshard-bench-{os.getuid()}"
     folder = base / name
