@@ -2,9 +2,9 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from foreshard.errors import ConfigError, DeadlineError
 from foreshard.keys import LayoutRef
@@ -19,11 +19,16 @@ from foreshard.loader.progress import EpochProgress, begin_epoch
 from foreshard.loader.scheduling import plan_epoch, schedule_epoch
 from foreshard.loader.state import read_state, write_state
 from foreshard.prefetch.control import Tuning, adjust
-from foreshard.prefetch.monitor import min_hits
+from foreshard.prefetch.ideal import min_traffic
+from foreshard.prefetch.monitor import Monitor
+from foreshard.prefetch.prometheus import to_prometheus
 from foreshard.prefetch.schedule import Touches
 from foreshard.shards.manifest import Manifest
 from foreshard.shards.repository import Repository
 from foreshard.splits import split_code
+
+if TYPE_CHECKING:
+    from foreshard.loader.live import LiveView
 
 
 @dataclass
@@ -44,7 +49,7 @@ class Loader:
     may go on reading from a local folder, with threads and memory of its own; the clients of other stores do not
     survive a fork, so reading there is refused. Between epochs a loader can move to a newer layout (`refresh`) without
     changing the order. `last_epoch` tells how the last epoch went, and is set before that epoch's last batch is handed
-    out.
+    out; `monitor` takes the figures of all of them, which `report`, `live` and `prometheus` show.
 
     Args:
         repository: the dataset's repository.
@@ -79,6 +84,7 @@ class Loader:
         self._loop: _Loop | None = None
         self._progress: EpochProgress | None = None
         self._held = hold_layout(repository, layout, options, self._split)
+        self.monitor = Monitor(self.memory)
 
     # -- the layout -----------------------------------------------------------------------------------
     @property
@@ -126,6 +132,7 @@ class Loader:
             )
         self.close()
         self._held = held
+        self.monitor.budget = self.memory
         self.warm()
         return True
 
@@ -157,6 +164,7 @@ class Loader:
         self._check_idle()
         loop = self._begin()
         touches, progress = loop.touches, loop.progress
+        progress.watch(self.monitor, self._steps(progress.epoch), self._step)
         try:
             for i, step in enumerate(touches.steps.tolist()):
                 assembled, waited = loop.assembler.next_batch()
@@ -208,7 +216,9 @@ class Loader:
         """End a loop, wherever it stands; what it did stays in the epoch's progress."""
         delivered = loop.touches.chunks[: loop.touches.step_offsets[loop.delivered]]
         budget = self._held.prefetcher.region.budget
-        loop.progress.min_hits += min_hits(delivered, self.manifest.nbytes, budget, loop.resident)
+        least = min_traffic(delivered, self.manifest.nbytes, budget, loop.resident)
+        loop.progress.min_hits += least.hits
+        loop.progress.min_bytes += least.nbytes
         if loop.assembler.stop():
             self._loop = None
         self._held.prefetcher.pause()
@@ -221,11 +231,33 @@ class Loader:
         steps = self._steps(progress.epoch)
         told = (progress.layout, stats, progress.log)
         self.last_epoch = EpochReport(progress.epoch, place.rank, place.world, steps, *told)
+        self.monitor.epoch(stats)
         self._tuning = adjust(self._tuning, stats, max_concurrency=self.options.max_concurrency)
         self._go_to(progress.epoch + 1, 0)
 
     def _steps(self, epoch: int) -> int:
         return epoch_steps(self.order.length(epoch), self.options.global_batch, self.options.remainder)
+
+    # -- figures --------------------------------------------------------------------------------------
+    def report(self) -> str:
+        """Return tables of the epochs so far and of the last batches, with a line on what limits the loop."""
+        from foreshard.loader.live import report_text
+
+        return report_text(self.monitor.snapshot())
+
+    def live(self) -> "LiveView":
+        """Return a view to train in (`with loader.live():`): the report, redrawn on a terminal, or lines in a log."""
+        from foreshard.loader.live import LiveView
+
+        return LiveView(self.monitor)
+
+    def prometheus(self, labels: Mapping[str, str] | None = None) -> str:
+        """Return the figures in Prometheus' text format, each with the labels given, such as the run and the rank.
+
+        Raises:
+            ConfigError: a label that the format does not allow.
+        """
+        return to_prometheus(self.monitor.snapshot(), labels)
 
     # -- state ----------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
@@ -280,6 +312,7 @@ class Loader:
             self._held.forget()
             # Its parent's lease keeps the layout.
             self._held = HeldLayout(self.repository, self.manifest, self.options, self._split)
+            self.monitor = Monitor(self.memory)  # the lock of the parent's may be held by a thread that is not here
 
     def _check_idle(self, *, reading_only: bool = True) -> None:
         self._adopt()
