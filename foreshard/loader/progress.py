@@ -1,7 +1,7 @@
 """What a loader has done of an epoch, however many loops read a part of it."""
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from foreshard.loader.assembly import Assembled
 from foreshard.loader.options import LoaderOptions
 from foreshard.prefetch.monitor import BatchFigures, EpochStats, Monitor
 from foreshard.prefetch.traffic import Traffic
+from foreshard.shards.manifest import Manifest
 from foreshard.shards.repository import Repository
 
 
@@ -23,6 +24,7 @@ class EpochProgress:
         epoch: the epoch, from 1.
         layout: the layout it reads.
         log: its access log; None if it logs nothing.
+        moved: what was moved before the loader came to this layout.
         monitor: is told of every batch; see `watch`.
         since: when the last batch was handed out, in seconds; None before a loop's first.
     """
@@ -30,6 +32,7 @@ class EpochProgress:
     epoch: int
     layout: LayoutRef
     log: AccessLogWriter | None
+    moved: Traffic = field(default_factory=Traffic)
     monitor: Monitor | None = None
     since: float | None = None
     steps: int = 0
@@ -79,6 +82,8 @@ class EpochProgress:
         self.wait_decode_s += decode
         self.touches += len(batch.hit)
         self.hits += int(np.count_nonzero(batch.hit))
+        self.min_hits += int(batch.window.min_hits[batch.index])
+        self.min_bytes += int(batch.window.min_bytes[batch.index])
         if self.log is not None:
             self.log.touches(step, batch.chunks, batch.hit, sizes, batch.wait_us, batch.fetch_us)
             self.log.samples(step, sample_ids)
@@ -94,8 +99,21 @@ class EpochProgress:
             fetched = int(batch.nbytes.sum()) if hits < touches else 0
             self.monitor.batch(step, BatchFigures(*waits, touches, hits, samples, fetched))
 
+    def move(self, manifest: Manifest, traffic: Traffic) -> None:
+        """Go on in another layout.
+
+        Args:
+            manifest: the layout.
+            traffic: what was moved in the one before.
+        """
+        self.layout = manifest.ref
+        self.moved += traffic
+        if self.log is not None:
+            self.log.move(manifest.ref.generation, manifest.chunk_of, manifest.nbytes)
+
     def stats(self, traffic: Traffic) -> EpochStats:
         """Return the counters together with what was moved meanwhile."""
+        traffic = self.moved + traffic
         return EpochStats(
             self.epoch,
             steps=self.steps,

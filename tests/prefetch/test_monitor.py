@@ -2,13 +2,10 @@
 
 import threading
 
-import numpy as np
 import pytest
 
-from foreshard.prefetch.ideal import min_traffic
-from foreshard.prefetch.monitor import CAUSES, BatchFigures, EpochStats, Monitor, Running
+from foreshard.prefetch.monitor import BatchFigures, EpochStats, Monitor, Running
 from foreshard.prefetch.rolling import RollingWindow
-from foreshard.simulate.belady import plan_residency
 
 
 class Clock:
@@ -148,26 +145,6 @@ def test_waits_by_cause_and_bytes_of_min_add_up_over_loaders():
     figures = both.figures()
     assert (figures["origin_over_min"], figures["min_bytes"], figures["wait_decode_s"]) == (3, 100, 2)
     assert EpochStats(1, origin_bytes=5).origin_over_min == 1  # MIN's bytes are not known
-
-
-def test_min_fetches_what_it_does_not_hit():
-    chunks, nbytes = np.array([0, 1, 2, 0, 1, 2, 0], np.int32), np.array([10, 10, 10], np.int64)
-    # With room for two, MIN keeps 0 and 1, and at the end 0; 2 is fetched for both of its touches.
-    found = min_traffic(chunks, nbytes, 20, frozenset())
-    assert found.hits == 3
-    assert found.nbytes == 40
-    assert min_traffic(chunks, nbytes, 20, frozenset({0})).nbytes == 30
-    assert min_traffic(chunks, nbytes, 30, frozenset({0, 1, 2})).nbytes == 0
-
-
-@pytest.mark.parametrize("resident", [frozenset(), frozenset({0, 3, 7})])
-def test_where_everything_fits_min_needs_no_run_and_does_the_same(resident):
-    random = np.random.default_rng(0)
-    chunks, nbytes = random.integers(0, 6, 200).astype(np.int32), random.integers(1, 50, 8)
-    whole = int(nbytes.sum())
-    hit = plan_residency(chunks, nbytes, whole, resident=resident).hit
-    found = min_traffic(chunks, nbytes, whole, resident)
-    assert (found.hits, found.nbytes) == (hit.sum(), nbytes[chunks[~hit]].sum())
 
 
 def test_an_epochs_time_is_planning_waiting_and_the_loops_own_steps():
