@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from foreshard.errors import AccessDeniedError, ObjectNotFoundError
+from foreshard.errors import AccessDeniedError, ConfigError, ObjectNotFoundError
 from foreshard.keys import LayoutRef
 from foreshard.loader.dealing import nodes_of
 from foreshard.loader.options import LoaderOptions
@@ -49,6 +49,31 @@ def hold_layout(repository: Repository, layout: LayoutRef | None, options: Loade
     except BaseException:
         lease.release()
         raise
+
+
+def check_move(at: Manifest, to: Manifest, options: LoaderOptions, epoch: int, step: int) -> None:
+    """Refuse to go on with an epoch in a layout that would change what is seen.
+
+    Args:
+        at: the layout that is read.
+        to: the other one.
+        options: how samples are dealt.
+        epoch: the epoch.
+        step: its next step.
+
+    Raises:
+        ConfigError: the layout is of another snapshot, or samples are dealt by owner and the epoch has begun.
+    """
+    if to.header.fingerprint != at.header.fingerprint:
+        raise ConfigError(
+            f"layout {to.ref} is of snapshot {to.header.fingerprint}, this loader reads {at.header.fingerprint}; a run "
+            "keeps its snapshot, start a new run for new data"
+        )
+    if step and options.dealing == "owner" and options.place.world > 1:
+        raise ConfigError(
+            f"epoch {epoch} is dealt by owner, up to step {step} as layout {at.ref} places the samples; move to "
+            f"{to.ref} between epochs, on every rank"
+        )
 
 
 class HeldLayout:

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from foreshard.errors import ConfigError, DeadlineError
 from foreshard.keys import LayoutRef
-from foreshard.loader.batch import Batch
 from foreshard.loader.dealing import epoch_steps
 from foreshard.loader.epochs import EpochReport
-from foreshard.loader.held import HeldLayout, hold_layout
+from foreshard.loader.held import HeldLayout, check_move, hold_layout
 from foreshard.loader.loops import Loop, begin_loop
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.order import Order
 from foreshard.loader.progress import EpochProgress, begin_epoch
 from foreshard.loader.scheduling import EpochSchedule
 from foreshard.loader.state import read_state, write_state
+from foreshard.loader.transforms import Transform
 from foreshard.prefetch.control import Tuning, adjust
 from foreshard.prefetch.monitor import Monitor
 from foreshard.prefetch.prometheus import to_prometheus
@@ -45,6 +45,8 @@ class Loader:
         options: how to read.
         split: the split the order's population comes from; sizes the memory.
         layout: the layout to read; the current one by default.
+        transform: makes of each batch what is yielded. It is called in threads (`transform_threads`), ahead of the
+            training loop, and changes no sequence; one thread calls it for one batch.
 
     Raises:
         ConfigError: an option that cannot be used.
@@ -60,8 +62,10 @@ class Loader:
         *,
         split: str = "train",
         layout: LayoutRef | None = None,
+        transform: Transform | None = None,
     ) -> None:
         self.order = order
+        self._transform = transform
         self.options = options
         self.repository = repository
         self._split = split_code(split)
@@ -113,9 +117,10 @@ class Loader:
         held = hold_layout(self.repository, layout, self.options, self._split)
         loop, progress, old = self._loop, self._progress, self._held
         try:
-            if not self._check_move(held.manifest):
+            if held.manifest.ref == self.layout:
                 held.close()
                 return False
+            check_move(self.manifest, held.manifest, self.options, self._epoch, self._step)
             self.close()
         except BaseException:
             held.close()
@@ -128,26 +133,6 @@ class Loader:
         self.monitor.budget = self.memory
         self._held.keep()
         self._warm()
-        return True
-
-    def _check_move(self, to: Manifest) -> bool:
-        """Return whether a layout is another one than that which is read, and refuse it if it cannot be read instead.
-
-        Raises:
-            ConfigError: it cannot.
-        """
-        if to.ref == self.manifest.ref:
-            return False
-        if to.header.fingerprint != self.manifest.header.fingerprint:
-            raise ConfigError(
-                f"layout {to.ref} is of snapshot {to.header.fingerprint}, this loader reads "
-                f"{self.manifest.header.fingerprint}; a run keeps its snapshot, start a new run for new data"
-            )
-        if self._step and self.options.dealing == "owner" and self.options.place.world > 1:
-            raise ConfigError(
-                f"epoch {self._epoch} is dealt by owner, up to step {self._step} as layout {self.layout} places the "
-                f"samples; move to {to.ref} between epochs, on every rank"
-            )
         return True
 
     def warm(self) -> int:
@@ -170,14 +155,15 @@ class Loader:
         return self._held.warm(share=self._tuning.forecast * _WARM_SHARE)
 
     # -- reading --------------------------------------------------------------------------------------
-    def __iter__(self) -> Iterator[Batch]:
-        """Yield the rest of the current epoch, then move to the next one.
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the rest of the current epoch as `Batch`es or what `transform` made of them, then move to the next one.
 
         Raises:
             DeadlineError: no batch was ready in time.
             ConfigError: another loop over this loader is under way, or the order does not fit the dataset.
             StorageError: a chunk cannot be read.
             CorruptDataError: a chunk's bytes are not those that were written.
+            Exception: whatever the transform raised, at its batch's turn.
         """
         self._check_idle()
         loop = self._begin()
@@ -185,8 +171,8 @@ class Loader:
             if not loop.left:  # this worker has no step
                 self._finish(loop)
             while loop.left:
-                batch = loop.next_batch()
-                self._step = batch.step + 1
+                step, batch = loop.next_batch()
+                self._step = step + 1
                 if not loop.left:
                     self._finish(loop)
                 yield batch
@@ -203,7 +189,13 @@ class Loader:
         if progress is None or progress.epoch != epoch:
             progress = begin_epoch(self.repository, self.options, self.layout, epoch, schedule.steps)
         self._loop = begin_loop(
-            self._held, schedule, self._step, options=self.options, tuning=self._tuning, progress=progress
+            self._held,
+            schedule,
+            self._step,
+            options=self.options,
+            tuning=self._tuning,
+            progress=progress,
+            transform=self._transform,
         )
         self._progress = progress
         progress.watch(self.monitor, schedule.steps, self._step)

@@ -43,6 +43,7 @@ class LoaderOptions:
         cache_fraction: see `memory`.
         queue_batches: assembled batches that may wait for the training loop, beside the memory for chunks.
         max_concurrency: most fetches in flight at a time; the loader uses fewer while batches are ready in time.
+        transform_threads: batches that a loader's `transform` is applied to at a time.
         timeout: seconds any wait may last.
         lease_ttl: seconds for which gc still spares the layout once this process is gone. While it lives the loader
             renews a small object in the store; 0 for none, as with credentials that may only read: then `retention` in
@@ -59,12 +60,20 @@ class LoaderOptions:
     cache_fraction: float = 0.1
     queue_batches: int = 8
     max_concurrency: int = 4
+    transform_threads: int = 2
     timeout: float = 60.0
     lease_ttl: float = 600.0
     logging: Logging | None = None
 
     def __post_init__(self) -> None:
-        for name in ("global_batch", "queue_batches", "max_concurrency", "timeout", "cache_fraction"):
+        for name in (
+            "global_batch",
+            "queue_batches",
+            "max_concurrency",
+            "transform_threads",
+            "timeout",
+            "cache_fraction",
+        ):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} {getattr(self, name)} must be above 0")
         if self.lease_ttl and not 1 <= self.lease_ttl < float("inf"):
