@@ -22,7 +22,7 @@ _NAMES: Final = {
 _ADVICE: Final = {
     _PLANNING: "Longer epochs or larger chunks make its share smaller",
     "fetch": "More memory, more fetches in flight (max_concurrency) or an order by blocks may help",
-    "decode": "Fewer columns, an order by blocks or more loader workers may help",
+    "decode": "Fewer columns, an order by blocks, more transform_threads or loader workers may help",
     "throttle": "Larger chunks or fewer readers may help",
     "queue": "Leave a core to them, and let go of the interpreter's lock in the training loop",
 }

@@ -42,7 +42,8 @@ class EpochStats:
         wait_decode_s: seconds during which a batch was gathered, decoded or transformed.
         wait_throttle_s: seconds during which the store had asked for fewer requests. A `Loader` leaves it 0: obstore
             repeats a request that was answered 503 or 429 by itself and does not tell, so the time counts as fetch.
-        wait_queue_s: seconds during which the batch had no turn: the threads that make batches waited for a core.
+        wait_queue_s: seconds during which the batch had no turn: the threads that make batches waited for a core, or
+            for the plan of what follows.
         loop_s: seconds between batches that the training loop did not wait: its own steps.
         touches: uses of a chunk by a step.
         hits: touches whose chunk was in memory from an earlier use or a forecast, without a fetch for this touch.
