@@ -1,8 +1,8 @@
 """The loader: hands a training loop the batches of an order, from memory wherever the order or a forecast allows."""
 
 import os
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from foreshard.errors import ConfigError, DeadlineError
 from foreshard.keys import LayoutRef
@@ -17,9 +17,14 @@ from foreshard.loader.scheduling import EpochSchedule
 from foreshard.loader.state import read_state, write_state
 from foreshard.loader.transforms import Transform
 from foreshard.prefetch.control import Tuning, adjust
+from foreshard.prefetch.monitor import Monitor
+from foreshard.prefetch.prometheus import to_prometheus
 from foreshard.shards.manifest import Manifest
 from foreshard.shards.repository import Repository
 from foreshard.splits import split_code
+
+if TYPE_CHECKING:
+    from foreshard.loader.live import LiveView
 
 _WARM_SHARE: Final = 0.9
 """Of the memory: the rest is for what the first steps need beside what the forecast expects."""
@@ -31,8 +36,8 @@ class Loader:
     No thread runs before the first batch is asked for (or `warm`), and no collective ever. A process forked afterwards
     may go on reading from a local folder, with threads and memory of its own; the clients of other stores do not
     survive a fork, so reading there is refused. A loader can move to a newer layout (`refresh`) without changing the
-    order. `last_epoch` tells how the last epoch went, and is set before that epoch's last batch is handed
-    out.
+    order. `last_epoch` tells how the last epoch went, and is set before its last batch is handed out; `monitor`
+    takes the figures of all epochs, which `report`, `live` and `prometheus` show.
 
     Args:
         repository: the dataset's repository.
@@ -71,6 +76,7 @@ class Loader:
         self._loop: Loop | None = None
         self._progress: EpochProgress | None = None
         self._held = hold_layout(repository, layout, options, self._split)
+        self.monitor = Monitor(self.memory)
 
     # -- the layout -----------------------------------------------------------------------------------
     @property
@@ -124,6 +130,7 @@ class Loader:
         if progress is not None:
             progress.move(held.manifest, old.prefetcher.take_traffic())
         self._held = held
+        self.monitor.budget = self.memory
         self._held.keep()
         self._warm()
         return True
@@ -191,6 +198,7 @@ class Loader:
             transform=self._transform,
         )
         self._progress = progress
+        progress.watch(self.monitor, schedule.steps, self._step)
         return self._loop
 
     def _leave(self, loop: Loop) -> None:
@@ -206,11 +214,33 @@ class Loader:
         steps = self._steps(progress.epoch)
         told = (progress.layout, stats, progress.log)
         self.last_epoch = EpochReport(progress.epoch, place.rank, place.world, steps, *told)
+        self.monitor.epoch(stats)
         self._tuning = adjust(self._tuning, stats)
         self._go_to(progress.epoch + 1, 0)
 
     def _steps(self, epoch: int) -> int:
         return epoch_steps(self.order.length(epoch), self.options.global_batch, self.options.remainder)
+
+    # -- figures --------------------------------------------------------------------------------------
+    def report(self) -> str:
+        """Return tables of the epochs so far and of the last batches, with a line on what limits the loop."""
+        from foreshard.loader.live import report_text
+
+        return report_text(self.monitor.snapshot())
+
+    def live(self) -> "LiveView":
+        """Return a view to train in (`with loader.live():`): the report, redrawn on a terminal, or lines in a log."""
+        from foreshard.loader.live import LiveView
+
+        return LiveView(self.monitor)
+
+    def prometheus(self, labels: Mapping[str, str] | None = None) -> str:
+        """Return the figures in Prometheus' text format, each with the labels given, such as the run and the rank.
+
+        Raises:
+            ConfigError: a label that the format does not allow.
+        """
+        return to_prometheus(self.monitor.snapshot(), labels)
 
     # -- state ----------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
@@ -264,6 +294,7 @@ class Loader:
             self._held.forget()
             # Its parent's lease keeps the layout.
             self._held = HeldLayout(self.repository, self.manifest, self.options, self._split)
+            self.monitor = Monitor(self.memory)  # the lock of the parent's may be held by a thread that is not here
 
     def _check_process(self, *, reading_only: bool = False) -> None:
         self._adopt()
