@@ -59,7 +59,7 @@ def main(folder, memory, epochs):
     repository = Repository(store, "data")
     rows = repository.open().header.rows
     order = BlockShuffleOrder(np.arange(rows), 3, block=40, window=16)
-    options = LoaderOptions(64, memory=memory, timeout=60)
+    options = LoaderOptions(32, memory=memory, timeout=60)
     Loader(repository, order, options).close()  # starts the pools of native libraries
     gc.collect()
     report["before"] = holdings(store)
@@ -69,7 +69,7 @@ def main(folder, memory, epochs):
         for batch in loader:
             assert (batch["label"] == batch.sample_ids).all()
             payload = batch.rows.column("payload")
-            assert [payload[i].as_buffer()[0] for i in (0, 63)] == (batch.sample_ids[[0, 63]] % 251).tolist()
+            assert [payload[i].as_buffer()[0] for i in (0, 31)] == (batch.sample_ids[[0, 31]] % 251).tolist()
             read += payload.nbytes
         report["epochs"].append(holdings(store))
         report["budgets"].append(loader.report.stats.peak_bytes)
