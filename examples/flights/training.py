@@ -141,7 +141,7 @@ class TrainingJob:
             touched[np.unique(loaders[0].manifest.chunk_of[ids])] += 1
             on_step(epoch)
         self.order.update_weights(self._population, np.maximum(self._losses, _FLOOR))
-        reports = [loader.report for loader in loaders if loader.report is not None]
+        reports = [loader.last_epoch for loader in loaders if loader.last_epoch is not None]
         if self._logging is not None:
             mark_epoch(self._repository, self._logging, reports)
         stats = sum((r.stats for r in reports), EpochStats(epoch))

@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Condition, Thread
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from foreshard.errors import ConfigError, DeadlineError
+from foreshard.loader.planning import Window
 from foreshard.prefetch.arena import Arena
 from foreshard.prefetch.gather import Gatherer
 from foreshard.prefetch.prefetcher import Prefetcher
-from foreshard.prefetch.schedule import Touches
 
 if TYPE_CHECKING:
     from foreshard.prefetch.region import Lent
@@ -25,7 +26,8 @@ class Assembled:
     """One batch and what it took, chunk by chunk.
 
     Attributes:
-        index: index of the step in the schedule.
+        window: what was planned together with it.
+        index: index of its step there.
         rows: the batch, in the order's sequence.
         chunks: int32 (t,), chunks touched.
         hit: bool (t,), whether each was in memory.
@@ -36,6 +38,7 @@ class Assembled:
         gather_s: seconds that gathering the rows took.
     """
 
+    window: Window
     index: int
     rows: pa.RecordBatch
     chunks: NDArray[np.int32]
@@ -48,11 +51,11 @@ class Assembled:
 
 
 class Assembler:
-    """Runs over a schedule and queues finished batches.
+    """Runs over a loop's windows and queues finished batches.
 
     Args:
-        touches: the schedule.
-        keep: bool (m,), whether each touch's chunk stays resident after it.
+        first: the loop's first window.
+        following: returns the next one; None after the last.
         prefetcher: lends the chunks.
         arena: where they lie.
         gatherer: takes rows from there.
@@ -62,8 +65,8 @@ class Assembler:
 
     def __init__(
         self,
-        touches: Touches,
-        keep: NDArray[np.bool_],
+        first: Window,
+        following: Callable[[], Window | None],
         prefetcher: Prefetcher,
         *,
         arena: Arena,
@@ -72,7 +75,7 @@ class Assembler:
         timeout: float,
     ) -> None:
         self._arena, self._gatherer = arena, gatherer
-        self._touches, self._keep, self._prefetcher = touches, keep, prefetcher
+        self._window, self._following, self._prefetcher = first, following, prefetcher
         self._depth, self._timeout = depth, timeout
         self._ready: deque[Assembled] = deque()
         self._changed = Condition()
@@ -120,8 +123,10 @@ class Assembler:
     @property
     def where(self) -> str:
         """What the thread is doing, for messages."""
-        touch = min(self._touch, len(self._touches.chunks) - 1)
-        what = f"reading chunk {self._touches.chunks[touch]} (touch {touch})" if touch >= 0 else "beginning"
+        window = self._window
+        touch = min(self._touch, len(window.touches.chunks) - 1)
+        chunks = window.touches.chunks
+        what = f"reading chunk {chunks[touch]} (touch {window.base + touch})" if touch >= 0 else "beginning"
         state = "is" if self._thread.is_alive() else "died"
         return f"the assembling thread {state} {what}; check the object store or raise loader.timeout"
 
@@ -142,25 +147,35 @@ class Assembler:
 
     def _run(self) -> None:
         try:
-            for index in range(len(self._touches.steps)):
-                batch = self._assemble(index)
-                with self._changed:
-                    self._changed.wait_for(lambda: len(self._ready) < self._depth or self._stopped)
-                    if batch is None or self._stopped:
-                        return
-                    self._ready.append(batch)
-                    self._changed.notify_all()
+            while self._read_window():
+                window = self._following()
+                if window is None:
+                    return
+                self._prefetcher.cross(window.base, window.kept_at_start)
+                self._touch, self._window = 0, window
         except Exception as error:  # noqa: BLE001 - raised again by next_batch
             with self._changed:
                 self._failure = error
                 self._changed.notify_all()
 
+    def _read_window(self) -> bool:
+        """Assemble a window's batches; return whether the assembler was not stopped meanwhile."""
+        for index in range(len(self._window.touches.steps)):
+            batch = self._assemble(index)
+            with self._changed:
+                self._changed.wait_for(lambda: len(self._ready) < self._depth or self._stopped)
+                if batch is None or self._stopped:
+                    return False
+                self._ready.append(batch)
+                self._changed.notify_all()
+        return not self._stopped
+
     def _assemble(self, index: int) -> Assembled | None:
         """Return the batch of a step, or None if the assembler was stopped."""
-        plan = self._touches
+        window, plan = self._window, self._window.touches
         first, last = int(plan.step_offsets[index]), int(plan.step_offsets[index + 1])
         began = time.perf_counter()
-        job = _Job(plan, self._keep, first, last, self._prefetcher, self._arena, self._gatherer)
+        job = _Job(window, first, last, self._prefetcher, self._arena, self._gatherer)
         try:
             for at in job.begin():
                 if self._stopped:
@@ -172,6 +187,7 @@ class Assembler:
             job.abandon()
         figures = job.figures
         return Assembled(
+            window,
             index,
             rows,
             plan.chunks[first:last],
@@ -192,8 +208,7 @@ class _Job:
 
     def __init__(
         self,
-        plan: Touches,
-        keep: NDArray[np.bool_],
+        window: Window,
         first: int,
         last: int,
         prefetcher: Prefetcher,
@@ -201,9 +216,10 @@ class _Job:
         gatherer: Gatherer,
     ) -> None:
         self._prefetcher, self._arena, self._gatherer = prefetcher, arena, gatherer
-        self._first = first
+        plan = window.touches
+        self._first = window.base + first
         self._chunks: list[int] = plan.chunks[first:last].tolist()
-        self._keep = keep[first:last]
+        self._keep: list[bool] = window.keep[first:last].tolist()
         offsets = plan.row_offsets[first : last + 1]
         self._row_starts, self._counts = offsets[:-1] - offsets[0], np.diff(offsets)
         self._rows = plan.rows[offsets[0] : offsets[-1]].astype(np.int64)
@@ -275,5 +291,5 @@ class _Job:
             [self._first + at for at, _ in group],
             [self._chunks[at] for at, _ in group],
             [lent for _, lent in group],
-            [bool(self._keep[at]) for at, _ in group],
+            [self._keep[at] for at, _ in group],
         )

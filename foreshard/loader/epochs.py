@@ -53,7 +53,7 @@ def mark_epoch(repository: Repository, settings: Logging, reports: Sequence[Epoc
         LogError: the reports are not of one epoch and layout, or a rank or its log is missing.
     """
     if not reports:
-        raise LogError("no epoch can be marked without reports; give Loader.report of every rank, after its epoch")
+        raise LogError("no epoch can be marked without reports; give Loader.last_epoch of every rank, after its epoch")
     first = reports[0]
     ranks = sorted(report.rank for report in reports)
     if ranks != list(range(first.world)) or any((r.epoch, r.layout) != (first.epoch, first.layout) for r in reports):

@@ -10,11 +10,13 @@ from foreshard.errors import AccessDeniedError, ObjectNotFoundError
 from foreshard.keys import LayoutRef
 from foreshard.loader.dealing import nodes_of
 from foreshard.loader.options import LoaderOptions
+from foreshard.loader.planning import Requests
 from foreshard.loader.reading import chunk_fetcher, following_chunks, make_gatherer, wanted_columns
 from foreshard.prefetch.arena import Arena
 from foreshard.prefetch.manifest import read_prefetch
 from foreshard.prefetch.prefetcher import Prefetcher
 from foreshard.prefetch.region import Region
+from foreshard.prefetch.schedule import forecast_uses
 from foreshard.shards.leases import ReaderLease
 from foreshard.shards.manifest import Manifest
 from foreshard.shards.repository import Repository
@@ -62,8 +64,10 @@ class HeldLayout:
     Attributes:
         gatherer: takes rows from chunks in memory.
         arena: the memory.
-        scores: float64 (C,), expected draws of every chunk beyond the known order, by the layout's own prediction until
-            `warm` reads a newer one.
+        beyond: int64 (C,), first use of every chunk beyond the known order, as expected by the layout's own prediction
+            until `warm` reads a newer one.
+        ideal: chunks in the memory of a MIN that has run beside the loader; None if none has from the last loop on.
+        requests: how chunks are fetched.
         prefetcher: holds and fetches the chunks.
 
     Raises:
@@ -84,13 +88,17 @@ class HeldLayout:
         columns = wanted_columns(manifest, options.columns)
         self.gatherer = make_gatherer(manifest, columns)
         mine = manifest.splits == split
-        self.scores = np.where(mine, manifest.scores.astype(np.float64), 0.0)
+        self._scores = np.where(mine, manifest.scores.astype(np.float64), 0.0)
+        self.beyond = forecast_uses(self._scores)
+        self.ideal: frozenset[int] | None = None
         budget = options.memory
         if budget is None:
             held = manifest.nbytes[mine & np.isin(manifest.nodes, self.nodes)].sum()
             budget = int(held * options.cache_fraction)
         store = repository.store
         region = Region(budget, int(manifest.nbytes[mine].max(initial=0)))
+        following = None if store.local else following_chunks(manifest)
+        run_bytes = min(_RUN_BYTES, region.capacity // 8)
         self.arena = Arena(region.capacity, region.bypass, self.gatherer.buffers)
         self.prefetcher = Prefetcher(
             chunk_fetcher(store, manifest, self.gatherer),
@@ -99,9 +107,10 @@ class HeldLayout:
             self.arena,
             timeout=options.timeout,
             burst=_LOCAL_BURST if store.local else 1,
-            following=None if store.local else following_chunks(manifest),
-            run_bytes=min(_RUN_BYTES, region.capacity // 8),
+            following=following,
+            run_bytes=run_bytes,
         )
+        self.requests = Requests(options.max_concurrency, following, run_bytes)
         # A loader that is dropped without being closed leaves no thread behind.
         self._finalizer = weakref.finalize(self, self.prefetcher.dismiss)
         self._finalizer.atexit = False
@@ -151,7 +160,8 @@ class HeldLayout:
             return 0
         table = pa.concat_tables(tables)
         chunks, expected = table.column("chunk").to_numpy(), table.column("expected").to_numpy()
-        self.scores[chunks] = expected
+        self._scores[chunks] = expected
+        self.beyond = forecast_uses(self._scores)
         order = np.argsort(-expected / self.manifest.nbytes[chunks], kind="stable")
         pinned = chunks[order][table.column("pinned").to_numpy()[order]]
         self.prefetcher.warm(pinned.tolist(), share=share, concurrency=self._options.max_concurrency)

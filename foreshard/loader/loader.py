@@ -1,40 +1,28 @@
 """The loader: hands a training loop the batches of an order, from memory wherever the order or a forecast allows."""
 
 import os
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from foreshard.errors import ConfigError, DeadlineError
 from foreshard.keys import LayoutRef
-from foreshard.loader.assembly import Assembler
 from foreshard.loader.batch import Batch
 from foreshard.loader.dealing import epoch_steps
 from foreshard.loader.epochs import EpochReport
 from foreshard.loader.held import HeldLayout, hold_layout
+from foreshard.loader.loops import Loop, begin_loop
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.order import Order
 from foreshard.loader.progress import EpochProgress, begin_epoch
-from foreshard.loader.scheduling import plan_epoch, schedule_epoch
+from foreshard.loader.scheduling import EpochSchedule
 from foreshard.loader.state import read_state, write_state
 from foreshard.prefetch.control import Tuning, adjust
-from foreshard.prefetch.monitor import min_hits
-from foreshard.prefetch.schedule import Touches
 from foreshard.shards.manifest import Manifest
 from foreshard.shards.repository import Repository
 from foreshard.splits import split_code
 
-
-@dataclass
-class _Loop:
-    """One loop over the loader: the rest of an epoch, or as much of it as the training loop took."""
-
-    assembler: Assembler
-    touches: Touches
-    resident: frozenset[int]
-    progress: EpochProgress
-    delivered: int = 0
+_WARM_SHARE: Final = 0.9
+"""Of the memory: the rest is for what the first steps need beside what the forecast expects."""
 
 
 class Loader:
@@ -42,8 +30,9 @@ class Loader:
 
     No thread runs before the first batch is asked for (or `warm`), and no collective ever. A process forked afterwards
     may go on reading from a local folder, with threads and memory of its own; the clients of other stores do not
-    survive a fork, so reading there is refused. Between epochs a loader can move to a newer layout (`refresh`) without
-    changing the order. `report` tells how the last epoch went; it is set before that epoch's last batch is handed out.
+    survive a fork, so reading there is refused. A loader can move to a newer layout (`refresh`) without changing the
+    order. `last_epoch` tells how the last epoch went, and is set before that epoch's last batch is handed
+    out.
 
     Args:
         repository: the dataset's repository.
@@ -71,11 +60,11 @@ class Loader:
         self.options = options
         self.repository = repository
         self._split = split_code(split)
-        self.report: EpochReport | None = None
+        self.last_epoch: EpochReport | None = None
         self._epoch, self._step = 1, 0
         self._tuning = Tuning(concurrency=options.max_concurrency)
         self._pid, self._forked = os.getpid(), False
-        self._loop: _Loop | None = None
+        self._loop: Loop | None = None
         self._progress: EpochProgress | None = None
         self._held = hold_layout(repository, layout, options, self._split)
 
@@ -98,34 +87,60 @@ class Loader:
     def refresh(self, layout: LayoutRef | None = None) -> bool:
         """Move to another layout (the current one by default) and warm up from its prefetch manifest.
 
-        Call it between epochs. The order, and so what the training loop sees, stays the same.
+        The order, and so what the training loop sees, stays the same. Inside a loop over this loader, call it in the
+        loop's thread between two batches: the next batch comes from the new layout, and what was read ahead is read
+        again there.
 
         Returns:
             Whether the layout changed.
 
         Raises:
-            ConfigError: the loader is being iterated, or the layout is of another snapshot or lacks a column.
+            ConfigError: the layout is of another snapshot or lacks a column, or samples are dealt by owner in the
+                middle of an epoch: other ranks would deal by another layout.
             BudgetError: the memory cannot hold the new layout's chunks. As with the errors above, the loader can still
                 read the old layout.
         """
-        self._check_idle(reading_only=False)
+        self._check_process()
         current = None if layout else self.repository.current()
         if self.layout == (layout or (current and current.ref)):
             return False
         held = hold_layout(self.repository, layout, self.options, self._split)
-        manifest = held.manifest
-        if manifest.ref == self.manifest.ref:
+        loop, progress, old = self._loop, self._progress, self._held
+        try:
+            if not self._check_move(held.manifest):
+                held.close()
+                return False
+            self.close()
+        except BaseException:
             held.close()
+            raise
+        if loop is not None:
+            loop.moved = True
+        if progress is not None:
+            progress.move(held.manifest, old.prefetcher.take_traffic())
+        self._held = held
+        self._held.keep()
+        self._warm()
+        return True
+
+    def _check_move(self, to: Manifest) -> bool:
+        """Return whether a layout is another one than that which is read, and refuse it if it cannot be read instead.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+        if to.ref == self.manifest.ref:
             return False
-        if manifest.header.fingerprint != self.manifest.header.fingerprint:
-            held.close()
+        if to.header.fingerprint != self.manifest.header.fingerprint:
             raise ConfigError(
-                f"layout {manifest.ref} is of snapshot {manifest.header.fingerprint}, this loader reads "
+                f"layout {to.ref} is of snapshot {to.header.fingerprint}, this loader reads "
                 f"{self.manifest.header.fingerprint}; a run keeps its snapshot, start a new run for new data"
             )
-        self.close()
-        self._held = held
-        self.warm()
+        if self._step and self.options.dealing == "owner" and self.options.place.world > 1:
+            raise ConfigError(
+                f"epoch {self._epoch} is dealt by owner, up to step {self._step} as layout {self.layout} places the "
+                f"samples; move to {to.ref} between epochs, on every rank"
+            )
         return True
 
     def warm(self) -> int:
@@ -139,9 +154,13 @@ class Loader:
         Raises:
             ConfigError: the loader is being iterated.
         """
-        self._check_idle(reading_only=False)
+        self._check_process()
+        self._check_idle()
         self._held.keep()
-        return self._held.warm(share=self._tuning.forecast * (1 - self._tuning.lookahead))
+        return self._warm()
+
+    def _warm(self) -> int:
+        return self._held.warm(share=self._tuning.forecast * _WARM_SHARE)
 
     # -- reading --------------------------------------------------------------------------------------
     def __iter__(self) -> Iterator[Batch]:
@@ -155,70 +174,46 @@ class Loader:
         """
         self._check_idle()
         loop = self._begin()
-        touches, progress = loop.touches, loop.progress
         try:
-            for i, step in enumerate(touches.steps.tolist()):
-                assembled, waited = loop.assembler.next_batch()
-                span = slice(touches.batch_offsets[i], touches.batch_offsets[i + 1])
-                ids = touches.sample_ids[span]
-                progress.deliver(assembled, step, ids, self.manifest.nbytes[assembled.chunks], waited)
-                self._step, loop.delivered = step + 1, i + 1
-                if loop.delivered == len(touches.steps):
-                    self._finish(loop)
-                yield Batch(progress.epoch, step, ids, touches.positions[span], assembled.rows)
-            if not len(touches.steps):
+            if not loop.left:  # this worker has no step
                 self._finish(loop)
+            while loop.left:
+                batch = loop.next_batch()
+                self._step = batch.step + 1
+                if not loop.left:
+                    self._finish(loop)
+                yield batch
+                if loop.moved:
+                    loop = self._begin()
         finally:
             # After `close` another loop may be under way, and a forked child has no thread to stop.
             if self._loop is loop and os.getpid() == self._pid:
                 self._leave(loop)
 
-    def _begin(self) -> _Loop:
-        epoch, now = self._epoch, time.perf_counter()
-        progress = self._progress
-        if progress is None or (progress.epoch, progress.layout) != (epoch, self.layout):
-            progress = begin_epoch(self.repository, self.options, self.layout, epoch, self._steps(epoch))
-        touches = schedule_epoch(
-            self.order, self.manifest, self.options, split=self._split, epoch=epoch, first=self._step
+    def _begin(self) -> Loop:
+        epoch, progress = self._epoch, self._progress
+        schedule = EpochSchedule(self.order, self.manifest, self.options, split=self._split, epoch=epoch)
+        if progress is None or progress.epoch != epoch:
+            progress = begin_epoch(self.repository, self.options, self.layout, epoch, schedule.steps)
+        self._loop = begin_loop(
+            self._held, schedule, self._step, options=self.options, tuning=self._tuning, progress=progress
         )
-        held, prefetcher = self._held, self._held.prefetcher
-        held.keep()
-        resident = prefetcher.resident()
-        plan = plan_epoch(
-            touches,
-            held.manifest.nbytes,
-            prefetcher.region,
-            lookahead=self._tuning.lookahead,
-            resident=resident,
-            scores=held.scores,
-        )
-        needed = zip(plan.misses.tolist(), touches.chunks[plan.misses].tolist(), strict=True)
-        prefetcher.begin(needed, plan.kept_at_start, concurrency=self._tuning.concurrency, ahead=plan.ahead)
-        depth, timeout = self.options.queue_batches, self.options.timeout
-        assembler = Assembler(
-            touches, plan.keep, prefetcher, arena=held.arena, gatherer=held.gatherer, depth=depth, timeout=timeout
-        )
-        self._loop, self._progress = _Loop(assembler, touches, resident, progress), progress
-        assembler.start()
-        progress.plan_s += time.perf_counter() - now
+        self._progress = progress
         return self._loop
 
-    def _leave(self, loop: _Loop) -> None:
+    def _leave(self, loop: Loop) -> None:
         """End a loop, wherever it stands; what it did stays in the epoch's progress."""
-        delivered = loop.touches.chunks[: loop.touches.step_offsets[loop.delivered]]
-        budget = self._held.prefetcher.region.budget
-        loop.progress.min_hits += min_hits(delivered, self.manifest.nbytes, budget, loop.resident)
-        if loop.assembler.stop():
+        if loop.stop():
             self._loop = None
-        self._held.prefetcher.pause()
 
-    def _finish(self, loop: _Loop) -> None:
+    def _finish(self, loop: Loop) -> None:
         """End the loop and its epoch."""
         self._leave(loop)
         progress, place = loop.progress, self.options.place
         stats = progress.stats(self._held.prefetcher.take_traffic())
         steps = self._steps(progress.epoch)
-        self.report = EpochReport(progress.epoch, place.rank, place.world, steps, progress.layout, stats, progress.log)
+        told = (progress.layout, stats, progress.log)
+        self.last_epoch = EpochReport(progress.epoch, place.rank, place.world, steps, *told)
         self._tuning = adjust(self._tuning, stats, max_concurrency=self.options.max_concurrency)
         self._go_to(progress.epoch + 1, 0)
 
@@ -261,9 +256,8 @@ class Loader:
             DeadlineError: a read hangs, so that its thread did not end in time.
         """
         self._adopt()
-        loop = self._loop
-        if loop is not None and loop.assembler.stop():
-            self._loop = None
+        if self._loop is not None:
+            self._leave(self._loop)
         self._held.close()
         if self._loop is not None:
             raise DeadlineError(
@@ -279,13 +273,16 @@ class Loader:
             # Its parent's lease keeps the layout.
             self._held = HeldLayout(self.repository, self.manifest, self.options, self._split)
 
-    def _check_idle(self, *, reading_only: bool = True) -> None:
+    def _check_process(self, *, reading_only: bool = False) -> None:
         self._adopt()
         if self._forked and not (reading_only and self.repository.store.url.startswith("file:")):
             raise ConfigError(
                 f"this loader was opened before its process forked, and the client of {self.repository.store.url} does "
                 "not survive that; start the process by spawn or forkserver and open the loader there"
             )
+
+    def _check_idle(self) -> None:
+        self._check_process(reading_only=True)
         if self._loop is None:
             return
         if not self._loop.assembler.stopped:

@@ -1,6 +1,6 @@
 """What a loader has done of an epoch, however many loops read a part of it."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from foreshard.loader.assembly import Assembled
 from foreshard.loader.options import LoaderOptions
 from foreshard.prefetch.monitor import EpochStats
 from foreshard.prefetch.traffic import Traffic
+from foreshard.shards.manifest import Manifest
 from foreshard.shards.repository import Repository
 
 
@@ -22,11 +23,13 @@ class EpochProgress:
         epoch: the epoch, from 1.
         layout: the layout it reads.
         log: its access log; None if it logs nothing.
+        moved: what was moved before the loader came to this layout.
     """
 
     epoch: int
     layout: LayoutRef
     log: AccessLogWriter | None
+    moved: Traffic = field(default_factory=Traffic)
     steps: int = 0
     samples: int = 0
     ready_steps: int = 0
@@ -37,6 +40,7 @@ class EpochProgress:
     touches: int = 0
     hits: int = 0
     min_hits: int = 0
+    min_bytes: int = 0
 
     def deliver(
         self, batch: Assembled, step: int, sample_ids: NDArray[np.int64], sizes: NDArray[np.int64], waited: float
@@ -59,12 +63,27 @@ class EpochProgress:
         self.wait_decode_s += min(waited - fetch, batch.gather_s)
         self.touches += len(batch.hit)
         self.hits += int(np.count_nonzero(batch.hit))
+        self.min_hits += int(batch.window.min_hits[batch.index])
+        self.min_bytes += int(batch.window.min_bytes[batch.index])
         if self.log is not None:
             self.log.touches(step, batch.chunks, batch.hit, sizes, batch.wait_us, batch.fetch_us)
             self.log.samples(step, sample_ids)
 
+    def move(self, manifest: Manifest, traffic: Traffic) -> None:
+        """Go on in another layout.
+
+        Args:
+            manifest: the layout.
+            traffic: what was moved in the one before.
+        """
+        self.layout = manifest.ref
+        self.moved += traffic
+        if self.log is not None:
+            self.log.move(manifest.ref.generation, manifest.chunk_of, manifest.nbytes)
+
     def stats(self, traffic: Traffic) -> EpochStats:
         """Return the counters together with what was moved meanwhile."""
+        traffic = self.moved + traffic
         return EpochStats(
             self.epoch,
             steps=self.steps,
@@ -78,6 +97,7 @@ class EpochProgress:
             touches=self.touches,
             hits=self.hits,
             min_hits=max(self.min_hits, self.hits),
+            min_bytes=min(self.min_bytes, traffic.origin_bytes),
             **asdict(traffic),
         )
 

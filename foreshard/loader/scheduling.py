@@ -1,6 +1,7 @@
-"""Turning an order into what one reader touches in an epoch, and what of it stays in memory when."""
+"""Turning an order into what one reader touches in an epoch."""
 
-from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,18 +9,16 @@ from numpy.typing import NDArray
 from foreshard.errors import ConfigError
 from foreshard.loader.dealing import deal, epoch_steps
 from foreshard.loader.options import LoaderOptions
-from foreshard.loader.order import Order
-from foreshard.prefetch.region import Region
-from foreshard.prefetch.schedule import Touches, find_touches, uses_beyond
+from foreshard.loader.order import Order, WeightedOrder
+from foreshard.prefetch.schedule import Touches, find_touches
 from foreshard.shards.manifest import Manifest
-from foreshard.simulate.belady import plan_residency
 from foreshard.splits import SPLITS
 
+_EPOCHS_AHEAD: Final = 8
 
-def schedule_epoch(
-    order: Order, manifest: Manifest, options: LoaderOptions, *, split: int, epoch: int, first: int
-) -> Touches:
-    """Return what one reader touches from a step of an epoch to the epoch's end.
+
+class EpochSchedule:
+    """What one reader touches in the steps of an epoch.
 
     Args:
         order: which samples, in which sequence.
@@ -27,29 +26,95 @@ def schedule_epoch(
         options: batch size, dealing and place of the reader.
         split: code of the split that the order may draw from.
         epoch: the epoch, from 1.
-        first: the first step wanted.
-
-    Raises:
-        ConfigError: the order gives an id that the dataset does not have, or one of another split.
     """
-    place, batch, length = options.place, options.global_batch, order.length(epoch)
-    steps = epoch_steps(length, batch, options.remainder)
-    numbers = np.arange(first, steps, dtype=np.int32)
-    numbers = numbers[numbers % place.workers == place.worker]
-    high = min(steps * batch, length)
-    low = min(first * batch, high)
-    ids, places = order.ids(epoch, low, high), np.arange(low, high, dtype=np.int64)
-    if options.remainder == "pad" and steps * batch > length:
-        missing = steps * batch - length
-        ids = np.concatenate([ids, np.resize(order.ids(epoch, 0, min(missing, length)), missing)])
-        places = np.arange(low, steps * batch, dtype=np.int64)
-    _check_ids(ids, manifest, split, order.name)
-    step_of, position = places // batch, places % batch
-    owners = manifest.nodes[manifest.chunk_of[ids]] if options.dealing == "owner" else None
-    mine = deal(position, owners, batch, len(manifest.header.nodes), place)
-    mine &= step_of % place.workers == place.worker
-    index = np.searchsorted(numbers, step_of[mine]).astype(np.int64)
-    return find_touches(numbers, index, ids[mine], position[mine], manifest.chunk_of, manifest.row_of)
+
+    def __init__(self, order: Order, manifest: Manifest, options: LoaderOptions, *, split: int, epoch: int) -> None:
+        self._order, self._manifest, self._options = order, manifest, options
+        self._split, self._epoch = split, epoch
+        self.global_batch = options.global_batch
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the epoch's ids depend on."""
+        return self._order.identity(self._epoch)
+
+    @cached_property
+    def steps(self) -> int:
+        """Steps of the epoch, over all workers."""
+        return epoch_steps(self._order.length(self._epoch), self.global_batch, self._options.remainder)
+
+    def own_steps(self, first: int, stop: int) -> NDArray[np.int32]:
+        """Return those of the steps first..stop-1 that are the reader's."""
+        numbers = np.arange(first, stop, dtype=np.int32)
+        return numbers[numbers % self._options.place.workers == self._options.place.worker]
+
+    def touches(self, first: int, stop: int) -> Touches:
+        """Return what the reader touches in the steps first..stop-1.
+
+        Raises:
+            ConfigError: the order gives an id that the dataset does not have, or one of another split.
+        """
+        ids, step, position = self._samples(first, stop)
+        numbers, manifest = self.own_steps(first, stop), self._manifest
+        index = np.searchsorted(numbers, step).astype(np.int64)
+        return find_touches(numbers, index, ids, position, manifest.chunk_of, manifest.row_of)
+
+    def _samples(self, first: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Return the reader's sample ids of some steps, with their steps and places in the global batch."""
+        options, manifest, order = self._options, self._manifest, self._order
+        batch, length, place = self.global_batch, order.length(self._epoch), options.place
+        low, high = min(first * batch, length), min(stop * batch, length)
+        ids, places = order.ids(self._epoch, low, high), np.arange(low, high, dtype=np.int64)
+        if options.remainder == "pad" and stop * batch > length:
+            missing = stop * batch - length
+            ids = np.concatenate([ids, np.resize(order.ids(self._epoch, 0, min(missing, length)), missing)])
+            places = np.arange(low, stop * batch, dtype=np.int64)
+        _check_ids(ids, manifest, self._split, order.name)
+        step, position = places // batch, places % batch
+        owners = manifest.nodes[manifest.chunk_of[ids]] if options.dealing == "owner" else None
+        mine = deal(position, owners, batch, len(manifest.header.nodes), place)
+        mine &= step % place.workers == place.worker
+        return ids[mine], step[mine], position[mine]
+
+    def first_uses(self, first: int, samples: int) -> NDArray[np.int32]:
+        """Return the chunks that the reader touches from a step on, by first touch.
+
+        It looks into later epochs where the order knows them. Draws by weights that may still change are looked at as
+        they would be now: that is the best forecast there is, and only what stays in memory depends on it.
+
+        Args:
+            first: the first step.
+            samples: how many samples, over all ranks, to look at; about as many as whole steps have.
+        """
+        batch = self.global_batch
+        parts: list[NDArray[np.int32]] = []
+        for epoch in range(self._epoch, self._epoch + 1 + self._epochs_in_sight):
+            schedule = EpochSchedule(self._order, self._manifest, self._options, split=self._split, epoch=epoch)
+            try:
+                stop = min(schedule.steps, first + samples // batch)
+                ids, _, _ = schedule._samples(first, stop)
+            except ConfigError:
+                break  # a later epoch's error is raised when it begins
+            parts.append(self._manifest.chunk_of[ids])
+            samples, first = samples - (stop - first) * batch, 0
+            if samples < batch:
+                break
+        chunks, at = np.unique(np.concatenate(parts), return_index=True)
+        return chunks[np.argsort(at)].astype(np.int32)
+
+    @property
+    def _epochs_in_sight(self) -> int:
+        if isinstance(self._order, WeightedOrder):
+            return _EPOCHS_AHEAD if self._order.replacement else 1  # each draw of a whole epoch takes its time
+        return _EPOCHS_AHEAD if self._order.fixed else 0
+
+
+def schedule_epoch(
+    order: Order, manifest: Manifest, options: LoaderOptions, *, split: int, epoch: int, first: int
+) -> Touches:
+    """Return what one reader touches from a step of an epoch to the epoch's end; see `EpochSchedule`."""
+    schedule = EpochSchedule(order, manifest, options, split=split, epoch=epoch)
+    return schedule.touches(first, schedule.steps)
 
 
 def _check_ids(ids: NDArray[np.int64], manifest: Manifest, split: int, order: str) -> None:
@@ -66,46 +131,3 @@ def _check_ids(ids: NDArray[np.int64], manifest: Manifest, split: int, order: st
             f"order {order!r} gives sample id {ids[foreign][0]} of the split {SPLITS[int(splits[foreign][0])]!r}, but "
             f"the loader reads {SPLITS[split]!r}; build the order from that split's ids or give Loader(split=...)"
         )
-
-
-@dataclass(frozen=True)
-class ResidencyPlan:
-    """What a prefetcher and an assembler carry out.
-
-    Attributes:
-        keep: bool (m,), whether each touch's chunk stays resident after it.
-        kept_at_start: resident chunks that stay.
-        misses: int64 (k,), touches whose chunk must be fetched.
-        ahead: bytes set aside for fetching ahead.
-    """
-
-    keep: NDArray[np.bool_]
-    kept_at_start: frozenset[int]
-    misses: NDArray[np.int64]
-    ahead: int
-
-
-def plan_epoch(
-    touches: Touches,
-    nbytes: NDArray[np.int64],
-    region: Region,
-    *,
-    lookahead: float,
-    resident: frozenset[int],
-    scores: NDArray[np.float64],
-) -> ResidencyPlan:
-    """Decide by Belady's MIN what stays in memory, with a share of it set aside for fetching ahead.
-
-    Args:
-        touches: the schedule.
-        nbytes: size of every chunk, shape (C,).
-        region: the memory.
-        lookahead: share of the memory for fetching ahead.
-        resident: chunks in memory or on their way.
-        scores: float64 (C,), expected draws of every chunk beyond the schedule.
-    """
-    # Fetching ahead needs room for the largest chunk at least, or the queue's head could never be reserved.
-    cache = max(min(int(region.capacity * (1 - lookahead)), region.capacity - region.bypass), 0)
-    later = uses_beyond(scores, len(touches.chunks))
-    plan = plan_residency(touches.chunks, nbytes, cache, resident=resident, later=later)
-    return ResidencyPlan(plan.keep, plan.kept_at_start, np.flatnonzero(~plan.hit), region.capacity - cache)

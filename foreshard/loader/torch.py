@@ -130,11 +130,19 @@ class StatefulDataLoader(DataLoader[Any]):
             partial.write_bytes(pickle.dumps((self.source.state_dict(), order)))
             partial.replace(self._notice)
         expected: tuple[int, int] | None = None
-        for item, (epoch, step, run) in super().__iter__():
-            assert expected in (None, (epoch, step)), f"{(epoch, step)} came instead of {expected}"
-            expected = epoch, step + 1
-            self.source.received(epoch, step, run)
-            yield item
+        batches = super().__iter__()
+        try:
+            for item, (epoch, step, run) in batches:
+                assert expected in (None, (epoch, step)), f"{(epoch, step)} came instead of {expected}"
+                expected = epoch, step + 1
+                self.source.received(epoch, step, run)
+                yield item
+        except (OSError, EOFError) as error:
+            # A worker that dies while a batch is on its way breaks the connection that it is sent through.
+            dead = _dead_workers(batches)
+            if not dead:
+                raise
+            raise RuntimeError(f"DataLoader worker (pid(s) {', '.join(dead)}) exited unexpectedly") from error
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the training loop stands; see `TorchDataset.state_dict`."""
@@ -187,6 +195,13 @@ def data_loader(
 
 def _patience(options: LoaderOptions, timeout: float | None) -> float:
     return 2 * options.timeout + _STARTING_S if timeout is None else timeout
+
+
+def _dead_workers(batches: Any) -> list[str]:  # noqa: ANN401 - the DataLoader's iterator
+    workers = getattr(batches, "_workers", ())
+    for worker in workers:
+        worker.join(0.2)  # whose connection broke a moment ago may not be counted as dead yet
+    return [str(worker.pid) for worker in workers if worker.exitcode]
 
 
 def _as_it_is(item: Any) -> Any:  # noqa: ANN401

@@ -106,10 +106,10 @@ class TorchDataset(IterableDataset[Any]):
         self._reader_pid = self._pid
 
     @property
-    def report(self) -> EpochReport | None:
+    def last_epoch(self) -> EpochReport | None:
         """How the last epoch went, where this process reads itself (`num_workers=0`); otherwise None."""
         reader = self._reader
-        return reader.loader.report if isinstance(reader, DirectReader) and reader.loader is not None else None
+        return reader.loader.last_epoch if isinstance(reader, DirectReader) and reader.loader is not None else None
 
     def __len__(self) -> int:
         """Return the number of batches of the current epoch."""

@@ -105,6 +105,20 @@ class Fetchers:
             self._queue.push(Request(forecast=False, rank=touch, chunk=chunk) for touch, chunk in needed)
             self._run_threads(concurrency)
 
+    def extend(self, needed: Iterable[tuple[int, int]]) -> None:
+        """Add what the touches after those of `begin` want fetched; see there."""
+        with self._lock:
+            self._queue.push(Request(forecast=False, rank=touch, chunk=chunk) for touch, chunk in needed)
+            self._work.notify_all()
+
+    def cross(self, touch: int, kept: frozenset[int]) -> None:
+        """Drop what neither `kept` nor a promise to this touch or a later one keeps: the touches before it are done."""
+        with self._lock:
+            entries = self.region.entries
+            for chunk in [c for c, e in entries.items() if e.needed_until < touch and c not in kept]:
+                self._drop(chunk)
+            self._wake()
+
     def pause(self) -> None:
         """Give up everything that has not begun; what is in flight still lands."""
         with self._lock:

@@ -1,9 +1,12 @@
 """What one loader will touch in an epoch, in order, and what to keep when: known ahead, because the order is."""
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from foreshard.simulate.belady import NEVER
 
 
 @dataclass(frozen=True)
@@ -75,16 +78,21 @@ def find_touches(
     )
 
 
-def uses_beyond(chunk_scores: NDArray[np.float64], touches: int) -> dict[int, int]:
-    """Turn forecast scores into expected first uses after the last known touch, for `plan_residency`.
+FORECAST: Final = 1 << 61
+"""First use of what only a forecast expects: beyond everything that is known."""
+
+
+def forecast_uses(scores: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Turn forecast scores into expected first uses beyond all known touches, for `plan_residency`.
 
     Args:
-        chunk_scores: float64 (C,), expected draws of each chunk in the next epoch; 0 for what nobody will read.
-        touches: length of the known trace.
+        scores: float64 (C,), expected draws of each chunk in the next epoch; 0 for what nobody will read.
 
     Returns:
-        By chunk, an index >= `touches` that grows with the chunk's rank; chunks with score 0 are left out.
+        int64 (C,), `FORECAST` and the chunk's rank; `NEVER` for chunks with score 0.
     """
-    ranked = np.argsort(-chunk_scores, kind="stable")
-    wanted = ranked[chunk_scores[ranked] > 0]
-    return {int(chunk): touches + rank for rank, chunk in enumerate(wanted)}
+    ranked = np.argsort(-scores, kind="stable")
+    ranked = ranked[scores[ranked] > 0]
+    uses = np.full(len(scores), NEVER, np.int64)
+    uses[ranked] = FORECAST + np.arange(len(ranked))
+    return uses

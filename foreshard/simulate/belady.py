@@ -6,7 +6,6 @@ For chunks of equal size this is optimal; for unequal sizes the optimum is NP-ha
 """
 
 import heapq
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +13,8 @@ from numpy.typing import NDArray
 
 NEVER = np.iinfo(np.int64).max
 """Next use of a chunk that is not used again."""
+
+_AT_START = -1
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,13 @@ class Residency:
         hit: bool (m,), whether the chunk of touch i is resident before the touch.
         keep: bool (m,), whether it stays resident from touch i to its next use (a last touch: beyond the trace).
         kept_at_start: initially resident chunks that stay until their first use, or beyond the trace.
+        kept_at_end: chunks resident after the trace.
     """
 
     hit: NDArray[np.bool_]
     keep: NDArray[np.bool_]
     kept_at_start: frozenset[int]
+    kept_at_end: frozenset[int]
 
 
 def next_uses(chunks: NDArray[np.int32]) -> NDArray[np.int64]:
@@ -44,90 +47,103 @@ def next_uses(chunks: NDArray[np.int32]) -> NDArray[np.int64]:
     return following
 
 
-class _Cache:
-    """Resident chunks by next use; evicting pops the farthest."""
-
-    def __init__(self, capacity: int, nbytes: NDArray[np.int64]) -> None:
-        self.free = capacity
-        self._nbytes = nbytes
-        self._next: dict[int, tuple[int, int]] = {}  # chunk -> (next use, touch that decided to keep it)
-        self._heap: list[tuple[int, int]] = []  # (-next use, chunk); entries whose next use is stale are skipped
-
-    def pop(self, chunk: int) -> bool:
-        """Take a chunk out; return whether it was resident."""
-        if self._next.pop(chunk, None) is None:
-            return False
-        self.free += int(self._nbytes[chunk])
-        return True
-
-    def offer(self, chunk: int, following: int, decided: int) -> tuple[bool, list[tuple[int, int]]]:
-        """Try to keep a chunk until `following`.
-
-        Returns:
-            Whether it is kept, and the (chunk, deciding touch) pairs evicted for it.
-        """
-        size = int(self._nbytes[chunk])
-        victims: list[tuple[int, int]] = []
-        free = self.free
-        while free < size and self._heap and -self._heap[0][0] > following:
-            use, victim = heapq.heappop(self._heap)
-            if self._next.get(victim, (-1, -1))[0] == -use:
-                victims.append((use, victim))
-                free += int(self._nbytes[victim])
-        if free < size:
-            for entry in victims:
-                heapq.heappush(self._heap, entry)
-            return False, []
-        evicted = [(victim, self._next.pop(victim)[1]) for _, victim in victims]
-        self.free = free - size
-        self._next[chunk] = (following, decided)
-        heapq.heappush(self._heap, (-following, chunk))
-        return True, evicted
-
-
 def plan_residency(
     chunks: NDArray[np.int32],
     nbytes: NDArray[np.int64],
     capacity: int,
     *,
     resident: frozenset[int] = frozenset(),
-    later: Mapping[int, int] | None = None,
+    later: NDArray[np.int64] | None = None,
 ) -> Residency:
     """Decide for every touch of a known trace whether its chunk stays in memory until its next use.
+
+    Where everything fits, that is a few array operations; otherwise a microsecond or two a touch.
 
     Args:
         chunks: shape (m,), the trace.
         nbytes: size of every chunk, shape (C,).
         capacity: bytes that kept chunks may fill.
         resident: chunks in memory at the start.
-        later: expected first use beyond the trace (index >= m) by chunk; chunks left out are not kept beyond it.
+        later: int64 (C,), expected first use of every chunk beyond the trace, at least m; `NEVER` for what is not to be
+            kept beyond it. None if nothing is.
     """
-    m = len(chunks)
-    following = next_uses(chunks)
-    beyond = later or {}
-    hit, keep = np.zeros(m, np.bool_), np.zeros(m, np.bool_)
-    cache = _Cache(capacity, nbytes)
-    first = dict(zip(reversed(chunks.tolist()), range(m - 1, -1, -1), strict=True))
-    kept_at_start: set[int] = set()
+    uses = next_uses(chunks)
+    last = np.flatnonzero(uses == NEVER)
+    if later is not None:
+        uses[last] = later[chunks[last]]
+    touched, first = np.unique(chunks, return_index=True)
+    start = np.sort(np.fromiter(resident, np.int64, len(resident)))
+    start_uses = later[start] if later is not None else np.full(len(start), NEVER, np.int64)
+    known = np.isin(start, touched, assume_unique=True)
+    start_uses[known] = first[np.searchsorted(touched, start[known])]
+    start, start_uses = start[start_uses != NEVER], start_uses[start_uses != NEVER]
+    if nbytes[np.union1d(touched, start)].sum() <= capacity:
+        hit = np.ones(len(chunks), np.bool_)
+        hit[first[~np.isin(touched, start, assume_unique=True)]] = False
+        keep, at_start = uses != NEVER, frozenset(start.tolist())
+    else:
+        hit, keep, at_start = _run(
+            chunks, nbytes, capacity, uses, sorted(zip(start_uses.tolist(), start.tolist(), strict=True))
+        )
+    stay = frozenset(chunks[last[keep[last]]].tolist()) | (at_start - frozenset(touched.tolist()))
+    return Residency(hit, keep, at_start, stay)
 
-    def offer(chunk: int, use: int, decided: int) -> bool:
-        kept, evicted = cache.offer(chunk, use, decided)
-        for victim, touch in evicted:
-            if touch < 0:
-                kept_at_start.discard(victim)
-            else:
-                keep[touch] = False
-        return kept
 
-    for chunk in sorted(resident, key=lambda c: (first.get(c, beyond.get(c, NEVER)), c)):
-        use = first.get(chunk, beyond.get(chunk, NEVER))
-        if use != NEVER and offer(chunk, use, -1):
-            kept_at_start.add(chunk)
-    for touch, chunk in enumerate(chunks.tolist()):
-        hit[touch] = cache.pop(chunk)
-        use = int(following[touch])
+def _run(
+    chunks: NDArray[np.int32],
+    nbytes: NDArray[np.int64],
+    capacity: int,
+    uses: NDArray[np.int64],
+    start: list[tuple[int, int]],
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], frozenset[int]]:
+    """Run MIN over a trace.
+
+    Args:
+        chunks: shape (m,).
+        nbytes: shape (C,).
+        capacity: bytes.
+        uses: int64 (m,), next use of each touch's chunk.
+        start: (first use, chunk) of what is resident at the start, ascending.
+
+    Returns:
+        `hit`, `keep` and `kept_at_start` of `Residency`.
+    """
+    free = capacity
+    resident: dict[int, tuple[int, int]] = {}  # chunk -> (next use, touch that decided to keep it)
+    farthest: list[tuple[int, int]] = []  # heap of (-next use, chunk); those whose next use is stale are skipped
+    for use, chunk in start:  # the nearest uses first, so nothing is evicted for a later one
+        if nbytes[chunk] <= free:
+            free -= int(nbytes[chunk])
+            resident[chunk] = use, _AT_START
+            heapq.heappush(farthest, (-use, chunk))
+    at_start = set(resident)
+    hit, keep = bytearray(len(chunks)), bytearray(len(chunks))
+    sizes = nbytes[chunks].tolist()
+    for touch, (chunk, use, size) in enumerate(zip(chunks.tolist(), uses.tolist(), sizes, strict=True)):
+        if resident.pop(chunk, None) is not None:
+            hit[touch] = True
+            free += size
         if use == NEVER:
-            use = beyond.get(chunk, NEVER)
-        if use != NEVER:
-            keep[touch] = offer(chunk, use, touch)
-    return Residency(hit, keep, frozenset(kept_at_start))
+            continue
+        victims: list[tuple[int, int]] = []
+        room = free
+        while room < size and farthest and -farthest[0][0] > use:
+            victim = heapq.heappop(farthest)
+            if resident.get(victim[1], (NEVER, 0))[0] == -victim[0]:
+                victims.append(victim)
+                room += int(nbytes[victim[1]])
+        if room < size:  # evicting what is used later would not do: leave it
+            for victim in victims:
+                heapq.heappush(farthest, victim)
+            continue
+        for _, victim in victims:
+            decided = resident.pop(victim)[1]
+            if decided == _AT_START:
+                at_start.discard(victim)
+            else:
+                keep[decided] = False
+        free = room - size
+        resident[chunk] = use, touch
+        keep[touch] = True
+        heapq.heappush(farthest, (-use, chunk))
+    return np.frombuffer(hit, np.bool_), np.frombuffer(keep, np.bool_), frozenset(at_start)

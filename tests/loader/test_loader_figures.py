@@ -9,7 +9,7 @@ from foreshard.errors import BudgetError, ConfigError
 from foreshard.loader.dealing import Place
 from foreshard.loader.loader import Loader
 from foreshard.loader.options import LoaderOptions
-from foreshard.loader.order import SequentialOrder, UniformOrder, WeightedOrder
+from foreshard.loader.order import ListedOrder, SequentialOrder, UniformOrder, WeightedOrder
 from foreshard.prefetch.manifest import read_prefetch
 from foreshard.prefetch.monitor import EpochStats
 from foreshard.shards.repository import Repository
@@ -48,10 +48,10 @@ def test_figures_stay_within_their_bounds(dataset, memory, dealing):
     for epoch in (1, 2, 3):
         before = store.served
         delivered = len(read(loader))
-        stats = loader.report.stats
+        stats = loader.last_epoch.stats
         assert stats.epoch == epoch
         assert stats.samples == delivered
-        assert stats.steps == loader.report.steps == 600 // 32
+        assert stats.steps == loader.last_epoch.steps == 600 // 32
         assert 0 <= stats.ready_rate <= 1
         assert 0 <= stats.prefetch_accuracy <= 1
         assert 0 <= stats.residency_hit_rate <= 1
@@ -72,7 +72,7 @@ def test_what_fits_in_memory_is_read_once(dataset):
     train = manifest.nbytes[manifest.splits == 0]
     loader = Loader(repository, skewed(dataset), LoaderOptions(32, memory=int(train.sum() * 2)))
     read(loader)
-    stats = loader.report.stats
+    stats = loader.last_epoch.stats
     read_once = np.unique(manifest.chunk_of[loader.order.ids(1, 0, 576)])
     assert stats.origin_bytes == store.served == manifest.nbytes[read_once].sum()
     assert stats.touches - stats.hits == len(read_once)
@@ -88,7 +88,7 @@ def test_a_budget_below_two_chunks_fails_at_construction_naming_the_bytes(datase
         Loader(dataset.repository, order, LoaderOptions(8, memory=2 * largest - 1))
     loader = Loader(dataset.repository, order, LoaderOptions(8, memory=2 * largest))
     assert sorted(read(loader)) == sorted(order.ids(1, 0, len(dataset.train_ids) // 8 * 8))
-    assert loader.report.stats.peak_bytes <= 2 * largest
+    assert loader.last_epoch.stats.peak_bytes <= 2 * largest
     loader.close()
 
 
@@ -133,20 +133,20 @@ def test_refresh_moves_to_a_newer_layout_and_warms_what_its_prefetch_manifest_pi
     assert set(np.unique(new.chunk_of[hot])) <= set(pinned)
     wait_until(lambda: store.served - before >= new.nbytes[pinned].sum())
     second = read(loader)
-    stats = loader.report.stats
+    stats = loader.last_epoch.stats
     assert (first == order.ids(1, 0, 400)).all()
     assert (second == order.ids(2, 0, 400)).all()
     assert stats.forecast_used_bytes > 0
     assert stats.forecast_used_bytes <= stats.forecast_bytes <= new.nbytes[pinned].sum()
     assert stats.prefetch_accuracy <= 1
-    assert loader.report.layout == new.ref
+    assert loader.last_epoch.layout == new.ref
     loader.close()
 
 
 def test_chunks_that_the_forecast_expects_stay_in_memory_over_the_end_of_an_epoch(tmp_path):
     data = make_dataset(tmp_path, 600)
     manifest = publish(data, 0, seed=1)
-    order = SequentialOrder(data.train_ids)
+    order = ListedOrder(lambda _: data.train_ids)  # later epochs are not known
     hits = {}
     for name in ("without", "with"):
         repository, _ = through(data)
@@ -156,7 +156,7 @@ def test_chunks_that_the_forecast_expects_stay_in_memory_over_the_end_of_an_epoc
             assert loader.warm() == 0
         read(loader)
         read(loader)  # one step an epoch: every hit is of the epoch before
-        hits[name] = loader.report.stats.hits
+        hits[name] = loader.last_epoch.stats.hits
         loader.close()
     assert hits["without"] == 0
     assert hits["with"] >= 5  # how many depends on which reads were quicker
@@ -172,11 +172,11 @@ def test_an_unused_forecast_counts_in_the_epoch_that_decides(tmp_path):
     loader.warm()
     wait_until(lambda: len(loader._held.prefetcher.region.entries) >= (manifest.splits == 0).sum())
     read(loader)
-    one = loader.report.stats
+    one = loader.last_epoch.stats
     assert (one.forecast_bytes, one.forecast_used_bytes) == (one.origin_bytes - unused(loader), one.forecast_bytes)
     order.update_weights(data.train_ids, np.ones(len(data.train_ids)))
     read(loader)
-    two = loader.report.stats
+    two = loader.last_epoch.stats
     assert two.origin_bytes == 0
     assert two.prefetched_bytes == two.prefetched_used_bytes > 0
     loader.close()
@@ -227,5 +227,5 @@ def test_the_whole_loader_on_a_real_s3_server(tmp_path, seaweedfs_location):
     assert loader.layout == new.ref
     served = counting.served
     assert (read(loader) == order.ids(3, 0, len(data.train_ids) // 32 * 32)).all()
-    assert loader.report.stats.origin_bytes == counting.served - served
+    assert loader.last_epoch.stats.origin_bytes == counting.served - served
     loader.close()

@@ -128,8 +128,8 @@ def test_batches_without_a_row_for_this_rank_have_the_same_columns(dataset):
     [batch] = list(loader)
     assert len(batch) == len(batch["value"]) == batch.rows.num_rows == 0
     assert batch.keys() == ["value", "text", "sample_id"]
-    assert loader.report.stats.touches == 0
-    assert loader.report.stats.figures()["fraction_of_min"] == 1
+    assert loader.last_epoch.stats.touches == 0
+    assert loader.last_epoch.stats.figures()["fraction_of_min"] == 1
     loader.close()
 
 

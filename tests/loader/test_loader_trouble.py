@@ -87,7 +87,7 @@ def test_a_failing_store_surfaces_and_the_loop_goes_on_where_it_stood_once_it_is
     assert len(head) < 20
     assert (ids_of([*head, *tail]) == expected(loader)).all()
     assert (ids_of(loader) == expected(loader, 2)).all()
-    assert loader.report.epoch == 2
+    assert loader.last_epoch.epoch == 2
 
 
 def test_a_prefetch_that_fails_in_passing_is_counted_and_read_again(troubled):
@@ -106,7 +106,7 @@ def test_a_prefetch_that_fails_in_passing_is_counted_and_read_again(troubled):
     wait_until(lambda: held._traffic.failed_requests == 2)
     assert held.region.used == held.region.bypass
     assert (ids_of(loader) == expected(loader)).all()
-    assert loader.report.stats.failed_requests == 2
+    assert loader.last_epoch.stats.failed_requests == 2
 
 
 def test_a_store_that_hangs_surfaces_within_the_timeout_and_the_loader_can_be_used_again(troubled):
@@ -176,7 +176,7 @@ def test_a_loop_that_close_ended_says_so_and_does_not_disturb_the_next(troubled)
     assert (ids_of([*head, *middle, *new]) == expected(loader)).all()
 
 
-@pytest.mark.parametrize("use", ["warm", "refresh", "set_epoch", "load_state_dict"])
+@pytest.mark.parametrize("use", ["warm", "set_epoch", "load_state_dict"])
 def test_what_belongs_between_epochs_is_refused_inside_a_loop(troubled, use):
     loader, _ = troubled
     arguments = {"set_epoch": (3,), "load_state_dict": (loader.state_dict(),)}.get(use, ())
@@ -194,8 +194,8 @@ def test_an_epoch_ends_with_its_last_batch_even_if_nobody_asks_for_more(troubled
     steps = len(expected(loader)) // BATCH
     for _ in range(steps):
         next(batches)
-    assert loader.report.epoch == 1
-    assert loader.report.stats.steps == steps
+    assert loader.last_epoch.epoch == 1
+    assert loader.last_epoch.stats.steps == steps
     assert (loader.state_dict()["epoch"], loader.state_dict()["step"]) == (2, 0)
     assert (ids_of(loader) == expected(loader, 2)).all()
 
@@ -206,9 +206,9 @@ def test_an_epoch_read_in_parts_is_reported_as_a_whole(troubled):
         for batch, _ in zip(loader, range(stop), strict=False):
             assert batch.epoch == 1
     list(loader)
-    stats = loader.report.stats
+    stats = loader.last_epoch.stats
     assert stats.samples == len(expected(loader))
-    assert stats.steps == loader.report.steps
+    assert stats.steps == loader.last_epoch.steps
     assert stats.hits <= stats.min_hits <= stats.touches
     assert 0 <= stats.prefetch_accuracy <= 1
 
@@ -252,7 +252,7 @@ def test_a_forked_child_reads_on_with_threads_of_its_own(dataset, moment):
     def read():
         right = (ids_of(loader) == expected(loader, epoch)[done:]).all()
         loader.close()
-        return 0 if right and loader.report.epoch == epoch and not threads() else 3
+        return 0 if right and loader.last_epoch.epoch == epoch and not threads() else 3
 
     assert in_child(read) == 0
     rest = ids_of(batches if moment == "inside a loop" else loader)

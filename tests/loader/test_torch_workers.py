@@ -84,7 +84,7 @@ def test_nothing_is_opened_in_a_parent_that_does_not_read(local):
     with loading(local, num_workers=1, multiprocessing_context="fork") as loader:
         batches = iter(loader)
         next(batches)
-        assert loader.source.report is None
+        assert loader.source.last_epoch is None
         assert loader.source._reader is None
         assert not threads()
 
@@ -176,4 +176,4 @@ def test_a_new_layout_is_read_from_the_next_epoch_on_in_the_same_order(tmp_path,
         publish(dataset, 1, seed=2)
         assert ids(loader) == want[1]
         if not workers:
-            assert loader.source.report.layout.generation == "demo.e000001"
+            assert loader.source.last_epoch.layout.generation == "demo.e000001"

@@ -14,18 +14,18 @@ FINE = EpochStats(1, steps=1000, ready_steps=970, touches=100)
 
 def test_late_batches_ask_for_concurrency_first_and_then_for_depth():
     wider = adjust(Tuning(concurrency=2), LATE, max_concurrency=4)
-    assert (wider.concurrency, wider.lookahead) == (4, Tuning().lookahead)
+    assert (wider.concurrency, wider.depth) == (4, Tuning().depth)
     deeper = adjust(wider, LATE, max_concurrency=4)
     assert deeper.concurrency == 4
-    assert deeper.lookahead > wider.lookahead
+    assert deeper.depth > wider.depth
 
 
 @pytest.mark.parametrize(("wait_s", "stays"), [(10, False), (5, True)])
-def test_a_deeper_lookahead_is_kept_only_if_the_loop_waited_less(wait_s, stays):
+def test_more_depth_is_kept_only_if_the_loop_waited_less(wait_s, stays):
     before = Tuning(concurrency=4)
     deeper = adjust(before, LATE, max_concurrency=4)
     after = adjust(deeper, replace(LATE, wait_s=wait_s), max_concurrency=4)
-    assert (after.lookahead >= deeper.lookahead) == stays
+    assert (after.depth >= deeper.depth) == stays
     assert after.settled == (not stays)
 
 
@@ -39,7 +39,7 @@ def test_settings_stay_within_bounds(waits):
     for i in range(24):
         wait = waits[i % len(waits)]
         tuning = adjust(tuning, replace(LATE if wait else CALM, wait_s=wait), max_concurrency=8)
-        assert 0.05 <= tuning.lookahead <= 0.25
+        assert 1 <= tuning.depth <= 16
         assert 1 <= tuning.concurrency <= 8
 
 

@@ -113,7 +113,7 @@ def test_a_loader_sees_the_same_rows_through_flipped_truncated_and_reset_reads(s
     loader = Loader(repository, SequentialOrder(order), LoaderOptions(global_batch=64, memory=200_000))
     proxy.rates = {"flip_response": RATE, "truncate": RATE, "reset": RATE}
     seen = []
-    while loader.report is None:
+    while loader.last_epoch is None:
         with suppress(ForeshardError):
             for batch in loader:
                 ids = batch.sample_ids

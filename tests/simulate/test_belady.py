@@ -45,9 +45,9 @@ def test_min_equals_the_best_of_all_policies_for_equal_sizes(trace, capacity):
 @settings(max_examples=150, deadline=None)
 def test_the_schedule_never_holds_more_than_its_capacity_and_hits_only_what_it_kept(trace, sizes, capacity, resident):
     chunks, nbytes = np.array(trace, np.int32), np.array(sizes, np.int64)
-    plan = plan_residency(
-        chunks, nbytes, capacity, resident=resident, later={chunk: len(trace) + chunk for chunk in (0, 1)}
-    )
+    later = np.full(8, NEVER, np.int64)
+    later[:2] = len(trace) + np.arange(2)
+    plan = plan_residency(chunks, nbytes, capacity, resident=resident, later=later)
     held = set(plan.kept_at_start)
     assert held <= resident
     for touch, chunk in enumerate(trace):
@@ -58,6 +58,7 @@ def test_the_schedule_never_holds_more_than_its_capacity_and_hits_only_what_it_k
             held.add(chunk)
     assert sum(sizes[c] for c in held) <= capacity
     assert held <= {0, 1}  # nothing else is wanted beyond the trace
+    assert held == plan.kept_at_end
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.35, 0.5, 0.8])
@@ -75,5 +76,27 @@ def test_next_uses_point_to_the_following_touch_of_the_same_chunk():
 
 def test_what_a_forecast_expects_is_kept_beyond_the_trace():
     chunks, nbytes = np.array([0, 1, 2], np.int32), np.ones(3, np.int64)
-    plan = plan_residency(chunks, nbytes, 2, later={2: 3, 0: 4, 1: 5})
+    plan = plan_residency(chunks, nbytes, 2, later=np.array([4, 5, 3]))
     assert plan.keep.tolist() == [True, False, True]
+
+
+@given(
+    trace=st.lists(st.integers(0, 7), min_size=1, max_size=60),
+    cut=st.integers(0, 60),
+    capacity=st.integers(0, 8),
+    resident=st.frozensets(st.integers(0, 7)),
+)
+@settings(max_examples=150, deadline=None)
+def test_planning_in_two_parts_with_the_next_part_in_sight_is_as_good_as_planning_all_at_once(
+    trace, cut, capacity, resident
+):
+    chunks, nbytes = np.array(trace, np.int32), np.ones(8, np.int64)
+    whole = plan_residency(chunks, nbytes, capacity, resident=resident)
+    head, tail = chunks[:cut], chunks[cut:]
+    later = np.full(8, NEVER, np.int64)
+    touched, first = np.unique(tail, return_index=True)
+    later[touched] = len(head) + first
+    one = plan_residency(head, nbytes, capacity, resident=resident, later=later)
+    two = plan_residency(tail, nbytes, capacity, resident=one.kept_at_end)
+    assert one.hit.sum() + two.hit.sum() == whole.hit.sum()
+    assert two.kept_at_start == one.kept_at_end

@@ -146,7 +146,7 @@ class Examination:
         with closing(self._loader(order, memory)) as loader:
             timed = run_loop(loader, lead, self._steps, self._step_s, progress)
             # Set before the last batch is handed out.
-            stats = loader.report.stats if loader.report is not None else None
+            stats = loader.last_epoch.stats if loader.last_epoch is not None else None
         return self._phase(name, timed, lead, memory, stats)
 
     def _phase(self, name: PhaseName, timed: Timed, lead: int, memory: int, stats: EpochStats | None) -> Phase:

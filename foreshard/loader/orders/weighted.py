@@ -59,6 +59,11 @@ class WeightedOrder:
         self._first_epochs = first_epochs if first_pass is not None else 0
         self._set_weights(np.ones(len(self._population)))
 
+    @property
+    def replacement(self) -> bool:
+        """Whether a sample may be drawn more than once in an epoch."""
+        return self._replacement
+
     def length(self, epoch: int) -> int:
         """Number of ids in an epoch."""
         if self._first is not None and epoch <= self._first_epochs:

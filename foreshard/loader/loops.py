@@ -1,0 +1,112 @@
+"""One loop over a loader: a planner, an assembler and the prefetcher at work on the rest of an epoch."""
+
+import time
+from dataclasses import dataclass
+
+from foreshard.loader.assembly import Assembled, Assembler
+from foreshard.loader.batch import Batch
+from foreshard.loader.held import HeldLayout
+from foreshard.loader.options import LoaderOptions
+from foreshard.loader.planning import WINDOW, Memory, Planner, Window
+from foreshard.loader.progress import EpochProgress
+from foreshard.loader.scheduling import EpochSchedule
+from foreshard.prefetch.control import Tuning
+
+
+@dataclass
+class Loop:
+    """The rest of an epoch, or as much of it as the training loop takes.
+
+    Attributes:
+        held: the layout it reads.
+        planner: plans its windows.
+        assembler: makes its batches.
+        progress: counts what the training loop receives.
+        left: batches still to come.
+        moved: whether the loader has moved to another layout, so that the rest comes from another loop.
+    """
+
+    held: HeldLayout
+    planner: Planner
+    assembler: Assembler
+    progress: EpochProgress
+    left: int
+    moved: bool = False
+
+    def next_batch(self) -> Batch:
+        """Return the next batch and count it.
+
+        Raises:
+            ForeshardError: as `Assembler.next_batch`.
+        """
+        assembled, waited = self.assembler.next_batch()
+        batch = _batch(assembled, self.progress.epoch)
+        sizes = self.held.manifest.nbytes[assembled.chunks]
+        self.progress.deliver(assembled, batch.step, batch.sample_ids, sizes, waited)
+        self.left -= 1
+        return batch
+
+    def stop(self) -> bool:
+        """Stop reading; return whether all threads have ended."""
+        # Before the planner's thread, which the assembling one may be waiting for.
+        stopped = self.assembler.stop()
+        self.planner.close()
+        self.held.prefetcher.pause()
+        # A MIN that runs beside the loader cannot know how far a loop came that was left: it starts anew.
+        self.held.ideal = self.planner.ideal if not self.left else None
+        return stopped
+
+
+def begin_loop(
+    held: HeldLayout,
+    schedule: EpochSchedule,
+    step: int,
+    *,
+    options: LoaderOptions,
+    tuning: Tuning,
+    progress: EpochProgress,
+) -> Loop:
+    """Plan an epoch's first window from a step on, and set the threads to work.
+
+    Raises:
+        ConfigError: the order does not fit the dataset.
+    """
+    began = time.perf_counter()
+    prefetcher = held.prefetcher
+    held.keep()
+    planner = Planner(
+        schedule,
+        step,
+        Memory(prefetcher.region, held.manifest.nbytes, held.requests, held.beyond),
+        depth=tuning.depth,
+        resident=prefetcher.resident(),
+        ideal=held.ideal,
+        window=WINDOW,
+    )
+
+    def coming(window: Window) -> None:
+        prefetcher.extend(window.needed)
+
+    first = planner.first()
+    prefetcher.begin(first.needed, first.kept_at_start, concurrency=tuning.concurrency, ahead=first.ahead)
+    assembler = Assembler(
+        first,
+        lambda: planner.next(coming),
+        prefetcher,
+        arena=held.arena,
+        gatherer=held.gatherer,
+        depth=options.queue_batches,
+        timeout=options.timeout,
+    )
+    left = len(schedule.own_steps(step, schedule.steps))
+    planner.prepare(coming)
+    assembler.start()
+    progress.plan_s += time.perf_counter() - began
+    return Loop(held, planner, assembler, progress, left)
+
+
+def _batch(assembled: Assembled, epoch: int) -> Batch:
+    touches, i = assembled.window.touches, assembled.index
+    span = slice(touches.batch_offsets[i], touches.batch_offsets[i + 1])
+    ids, positions = touches.sample_ids[span], touches.positions[span]
+    return Batch(epoch, int(touches.steps[i]), ids, positions, assembled.rows)
