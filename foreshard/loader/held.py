@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from foreshard.errors import AccessDeniedError, ObjectNotFoundError
 from foreshard.keys import LayoutRef
+from foreshard.loader.corrupt import CorruptionGuard
 from foreshard.loader.dealing import nodes_of
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.planning import Requests
@@ -68,6 +69,7 @@ class HeldLayout:
             until `warm` reads a newer one.
         ideal: chunks in the memory of a MIN that has run beside the loader; None if none has from the last loop on.
         requests: how chunks are fetched.
+        corruption: what is done about corrupt chunks, and what was.
         prefetcher: holds and fetches the chunks.
 
     Raises:
@@ -100,8 +102,10 @@ class HeldLayout:
         following = None if store.local else following_chunks(manifest)
         run_bytes = min(_RUN_BYTES, region.capacity // 8)
         self.arena = Arena(region.capacity, region.bypass, self.gatherer.buffers)
+        fetch = chunk_fetcher(store, manifest, self.gatherer, again=options.on_corrupt != "raise")
+        self.corruption = CorruptionGuard(options.on_corrupt, manifest, self.gatherer, fetch)
         self.prefetcher = Prefetcher(
-            chunk_fetcher(store, manifest, self.gatherer),
+            self.corruption.fetch,
             manifest.nbytes,
             region,
             self.arena,

@@ -72,7 +72,7 @@ def main(folder, memory, epochs):
             assert [payload[i].as_buffer()[0] for i in (0, 31)] == (batch.sample_ids[[0, 31]] % 251).tolist()
             read += payload.nbytes
         report["epochs"].append(holdings(store))
-        report["budgets"].append(loader.report.stats.peak_bytes)
+        report["budgets"].append(loader.last_epoch.stats.peak_bytes)
     loader.close()
     del loader  # and with it the manifest, whose files it maps
     gc.collect()

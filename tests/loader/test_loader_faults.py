@@ -98,7 +98,7 @@ def faulty_loader(tmp_path, server, timeouts):
     url = f"s3://{server.create_bucket()}/p"
     dataset = make_data(tmp_path, url, server.endpoint)
     with FaultProxy(server.endpoint, 5, {}, stall=3.0) as proxy:
-        loader = make_loader(dataset, url, proxy.endpoint, timeouts, timeout=30)
+        loader = make_loader(dataset, url, proxy.endpoint, timeouts, timeout=30, lease_ttl=0)
         proxy.rates = dict.fromkeys(FAULTS, 0.05 / len(FAULTS))
         yield loader, proxy
         proxy.rates = {}
@@ -116,7 +116,7 @@ def test_epochs_through_a_network_that_fails_five_percent_of_requests_are_the_sa
             training.start()
             assert (training.finish() == expected(loader, epoch)).all()
             assert time.monotonic() - begin < DEADLINE_S
-        assert loader.report.epoch == epoch
+        assert loader.last_epoch.epoch == epoch
         assert proxy.requests > 10 * proxy.counts.total(), "most requests were sound"
 
 
@@ -127,13 +127,13 @@ def test_fetches_that_fail_for_good_are_counted_in_the_report_and_a_failed_loop_
         epoch, fetches, begin = 0, 0, time.monotonic()
         while not fetches or epoch < 2:
             epoch, seen = epoch + 1, []
-            while loader.report is None or loader.report.epoch < epoch:
+            while loader.last_epoch is None or loader.last_epoch.epoch < epoch:
                 with suppress(StorageError):
                     for batch in loader:
                         check(batch)
                         seen.append(batch.sample_ids)
             assert (np.concatenate(seen) == expected(loader, epoch)).all()
-            fetches += loader.report.stats.failed_requests
+            fetches += loader.last_epoch.stats.failed_requests
             assert time.monotonic() - begin < DEADLINE_S
 
 
@@ -151,7 +151,7 @@ def test_a_server_that_is_killed_and_started_again_in_mid_epoch_changes_nothing(
     assert training.error is None
     assert own_server.program.start()
     assert (training.finish() == expected(loader)).all()
-    assert loader.report.stats.steps == steps
+    assert loader.last_epoch.stats.steps == steps
     loader.close()
     assert threads() == []
 
