@@ -16,6 +16,7 @@ from foreshard.loader.dealing import Place
 from foreshard.loader.loader import Loader
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.order import UniformOrder
+from foreshard.prefetch.arena import ASIDE, Arena, Payload
 from foreshard.shards.repository import Repository
 from foreshard.source import SourceReader, take_snapshot
 from foreshard.storage import ObjectStore
@@ -269,3 +270,19 @@ def test_a_damaged_chunk_is_read_once(dataset, policy):
 def test_an_unknown_policy_is_refused():
     with pytest.raises(ConfigError, match="on_corrupt 'skip' is unknown; use 'raise', 'refetch', 'substitute'"):
         LoaderOptions(1, on_corrupt="skip")
+
+
+def test_a_substitutes_rows_are_known_wherever_it_lies_in_memory_and_forgotten_with_it():
+    arena = Arena(8 * 40, 8, 1)
+    places = np.zeros(1, np.int64)
+    of = [arena.put(Payload(memoryview(bytes(8)), places, rows)) for rows in range(1, 31)]
+    assert arena.rows[of].tolist() == list(range(1, 31))
+    arena.put_aside(Payload(memoryview(bytes(8)), places, 77))
+    settled = arena.settle()
+    assert arena.rows[[ASIDE, settled]].tolist() == [77, 77]
+    arena.put_aside(Payload(memoryview(bytes(8)), places))
+    arena.free(of[3])
+    arena.compact()
+    again = arena.put(Payload(memoryview(bytes(8)), places))
+    assert again == of[3]
+    assert arena.rows[[ASIDE, again, settled, of[4]]].tolist() == [0, 0, 77, 5]
