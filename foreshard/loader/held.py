@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from foreshard.errors import AccessDeniedError, ConfigError, ObjectNotFoundError
 from foreshard.keys import LayoutRef
+from foreshard.loader.corrupt import CorruptionGuard
 from foreshard.loader.dealing import nodes_of
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.reading import chunk_fetcher, following_chunks, make_gatherer, wanted_columns
@@ -94,6 +95,7 @@ class HeldLayout:
             until `warm` reads a newer one.
         ideal: chunks in the memory of a MIN that has run beside the loader; None if none has from the last loop on.
         requests: how chunks are fetched.
+        corruption: what is done about corrupt chunks, and what was.
         prefetcher: holds and fetches the chunks.
 
     Raises:
@@ -127,8 +129,10 @@ class HeldLayout:
         run_bytes = min(_RUN_BYTES, region.capacity // 8)
         self.requests = Requests(Concurrency(options.max_concurrency), following, run_bytes)
         self.arena = Arena(region.capacity, region.bypass, self.gatherer.buffers)
+        fetch = chunk_fetcher(store, manifest, self.gatherer, again=options.on_corrupt != "raise")
+        self.corruption = CorruptionGuard(options.on_corrupt, manifest, self.gatherer, fetch)
         self.prefetcher = Prefetcher(
-            chunk_fetcher(store, manifest, self.gatherer),
+            self.corruption.fetch,
             manifest.nbytes,
             region,
             self.arena,

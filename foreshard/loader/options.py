@@ -1,9 +1,11 @@
 """How a loader reads: one validated record, separate from what it reads."""
 
 from dataclasses import dataclass
+from typing import get_args
 
 from foreshard.errors import ConfigError
 from foreshard.keys import check_name
+from foreshard.loader.corrupt import OnCorrupt
 from foreshard.loader.dealing import SINGLE, Dealing, Place, Remainder
 
 
@@ -48,6 +50,8 @@ class LoaderOptions:
         lease_ttl: seconds for which gc still spares the layout once this process is gone. While it lives the loader
             renews a small object in the store; 0 for none, as with credentials that may only read: then `retention` in
             `foreshard.yaml` alone keeps the layout.
+        on_corrupt: what happens when a chunk's bytes do not verify: `raise` at once, `refetch` and raise if they still
+            do not, or after that `substitute` the rows of another chunk, the same in every run; see `CorruptionGuard`.
         logging: where to report accesses; None to report nothing.
     """
 
@@ -63,6 +67,7 @@ class LoaderOptions:
     transform_threads: int = 2
     timeout: float = 60.0
     lease_ttl: float = 600.0
+    on_corrupt: OnCorrupt = "refetch"
     logging: Logging | None = None
 
     def __post_init__(self) -> None:
@@ -84,6 +89,10 @@ class LoaderOptions:
             raise ConfigError(f"dealing {self.dealing!r} is unknown; use 'position' or 'owner'")
         if self.remainder not in ("drop", "keep", "pad"):
             raise ConfigError(f"remainder {self.remainder!r} is unknown; use 'drop', 'keep' or 'pad'")
+        if self.on_corrupt not in get_args(OnCorrupt):
+            raise ConfigError(
+                f"on_corrupt {self.on_corrupt!r} is unknown; use {', '.join(map(repr, get_args(OnCorrupt)))}"
+            )
         if self.logging is not None and self.place.workers > 1:
             raise ConfigError(
                 "access logging needs workers=1: each rank writes one log; log from the rank's own loader"

@@ -8,6 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from foreshard.errors import ConfigError, CorruptDataError
+from foreshard.loader.corrupt import CorruptChunkError
 from foreshard.prefetch.arena import Payload
 from foreshard.prefetch.fetchers import Fetch
 from foreshard.prefetch.gather import Gatherer
@@ -42,18 +43,29 @@ def make_gatherer(manifest: Manifest, columns: Sequence[str]) -> Gatherer:
     return Gatherer(manifest.physical, manifest.schema, columns, manifest.dictionaries)
 
 
-def chunk_fetcher(store: ObjectStore, manifest: Manifest, gatherer: Gatherer) -> Fetch:
+def chunk_fetcher(store: ObjectStore, manifest: Manifest, gatherer: Gatherer, *, again: bool = True) -> Fetch:
     """Return a function that reads chunks which follow each other in a shard, in one request, each verified.
 
-    What does not verify is read again by itself, as a link may have damaged it.
+    Args:
+        store: holds the shards.
+        manifest: the layout.
+        gatherer: knows the columns wanted.
+        again: read what does not verify again by itself, as a link may have damaged it, before `CorruptChunkError`.
     """
 
     def locate(chunk: int, raw: memoryview) -> Payload:
-        return gatherer.locate(raw, manifest.decode_physical(chunk, raw))
+        try:
+            return gatherer.locate(raw, manifest.decode_physical(chunk, raw))
+        except CorruptDataError as error:
+            raise CorruptChunkError(chunk, str(error)) from error
 
     def one(chunk: int) -> Payload:
         key, start, end = manifest.shard_key(chunk), int(manifest.starts[chunk]), int(manifest.ends[chunk])
-        return refetch(store, lambda: locate(chunk, store.get_range(key, start, end)))
+
+        def read() -> Payload:
+            return locate(chunk, store.get_range(key, start, end))
+
+        return refetch(store, read) if again else read()
 
     def fetch(chunks: Sequence[int]) -> list[Payload]:
         if len(chunks) == 1:
@@ -65,6 +77,8 @@ def chunk_fetcher(store: ObjectStore, manifest: Manifest, gatherer: Gatherer) ->
             try:
                 found.append(locate(chunk, whole[start - starts[0] : end - starts[0]]))
             except CorruptDataError:
+                if not again:
+                    raise
                 found.append(one(chunk))
         return found
 
