@@ -11,6 +11,7 @@ from foreshard.keys import LayoutRef
 from foreshard.loader.dealing import nodes_of
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.reading import chunk_fetcher, following_chunks, make_gatherer, wanted_columns
+from foreshard.loader.tiers import node_fetcher, open_disk
 from foreshard.prefetch.arena import Arena
 from foreshard.prefetch.manifest import read_prefetch
 from foreshard.prefetch.prefetcher import Prefetcher
@@ -65,6 +66,7 @@ class HeldLayout:
         scores: float64 (C,), expected draws of every chunk beyond the known order, by the layout's own prediction until
             `warm` reads a newer one.
         prefetcher: holds and fetches the chunks.
+        disk: what the machine's processes share; None without.
 
     Raises:
         ConfigError: the layout lacks a column.
@@ -92,8 +94,12 @@ class HeldLayout:
         store = repository.store
         region = Region(budget, int(manifest.nbytes[mine].max(initial=0)))
         self.arena = Arena(region.capacity, region.bypass, self.gatherer.buffers)
+        fetch = chunk_fetcher(store, manifest, self.gatherer)
+        self.disk = open_disk(options, manifest.nbytes[mine])
+        if self.disk is not None:
+            fetch = node_fetcher(fetch, manifest, self.disk, self.gatherer)
         self.prefetcher = Prefetcher(
-            chunk_fetcher(store, manifest, self.gatherer),
+            fetch,
             manifest.nbytes,
             region,
             self.arena,
@@ -128,6 +134,8 @@ class HeldLayout:
         try:
             self.prefetcher.close()
         finally:
+            if self.disk is not None:
+                self.disk.close()
             if self.lease is not None:
                 self.lease.release()
 

@@ -29,6 +29,25 @@ class Logging:
 
 
 @dataclass(frozen=True)
+class DiskTier:
+    """A folder on the machine's own disk for chunks, beside the memory; every loader that names it shares it.
+
+    Attributes:
+        folder: on an NVMe drive, say, or in `/dev/shm`, but not on a network file system; made if missing.
+        nbytes: bytes of chunks that it may hold, for all ranks and workers of the machine together.
+    """
+
+    folder: str
+    nbytes: int
+
+    def __post_init__(self) -> None:
+        if not self.folder:
+            raise ConfigError("a disk tier needs a folder; name one on a disk of this machine")
+        if self.nbytes <= 0:
+            raise ConfigError(f"nbytes {self.nbytes} of the disk tier in {self.folder!r} must be above 0")
+
+
+@dataclass(frozen=True)
 class LoaderOptions:
     """Settings of a `Loader`; none of them changes the order of samples.
 
@@ -48,6 +67,7 @@ class LoaderOptions:
             renews a small object in the store; 0 for none, as with credentials that may only read: then `retention` in
             `foreshard.yaml` alone keeps the layout.
         logging: where to report accesses; None to report nothing.
+        disk: where chunks are kept on this machine's disk for all of its processes; None for nowhere.
     """
 
     global_batch: int
@@ -62,6 +82,7 @@ class LoaderOptions:
     timeout: float = 60.0
     lease_ttl: float = 600.0
     logging: Logging | None = None
+    disk: DiskTier | None = None
 
     def __post_init__(self) -> None:
         for name in ("global_batch", "queue_batches", "max_concurrency", "timeout", "cache_fraction"):

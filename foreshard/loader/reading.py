@@ -1,6 +1,6 @@
 """Reading chunks of an open layout: one for the prefetcher, or a whole split in sample-id order."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -42,14 +42,21 @@ def make_gatherer(manifest: Manifest, columns: Sequence[str]) -> Gatherer:
     return Gatherer(manifest.physical, manifest.schema, columns, manifest.dictionaries)
 
 
+def chunk_locator(manifest: Manifest, gatherer: Gatherer) -> Callable[[int, memoryview], Payload]:
+    """Return a function that verifies a chunk's bytes, wherever they come from, and finds its buffers in them."""
+
+    def locate(chunk: int, raw: memoryview) -> Payload:
+        return gatherer.locate(raw, manifest.decode_physical(chunk, raw))
+
+    return locate
+
+
 def chunk_fetcher(store: ObjectStore, manifest: Manifest, gatherer: Gatherer) -> Fetch:
     """Return a function that reads chunks which follow each other in a shard, in one request, each verified.
 
     What does not verify is read again by itself, as a link may have damaged it.
     """
-
-    def locate(chunk: int, raw: memoryview) -> Payload:
-        return gatherer.locate(raw, manifest.decode_physical(chunk, raw))
+    locate = chunk_locator(manifest, gatherer)
 
     def one(chunk: int) -> Payload:
         key, start, end = manifest.shard_key(chunk), int(manifest.starts[chunk]), int(manifest.ends[chunk])

@@ -137,9 +137,11 @@ def test_a_child_that_outlives_its_parent_does_not_keep_the_parents_claims(tmp_p
         time.sleep(60)
 
     with child(parent) as pid:
-        assert claim(cache, raw).elsewhere
+        waiting = claim(cache, raw)
+        assert waiting.elsewhere
         kill(pid)
         try:
+            cache.wait([waiting], time.monotonic() + 10)  # the child may not have run yet
             assert claim(cache, raw).mine
         finally:
             os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
