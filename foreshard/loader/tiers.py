@@ -46,7 +46,13 @@ def open_disk(options: LoaderOptions, nbytes: NDArray[np.int64]) -> NodeCache | 
         )
     typical = int(np.median(nbytes)) if len(nbytes) else largest
     # Others' fetches are waited for within the wait that a batch may take; several times, if need be.
-    return NodeCache(tier.folder, tier.nbytes, timeout=options.timeout / _PATIENCE, typical_bytes=max(typical, 1))
+    return NodeCache(
+        tier.folder,
+        tier.nbytes,
+        timeout=options.timeout / _PATIENCE,
+        typical_bytes=max(typical, 1),
+        population=len(nbytes),
+    )
 
 
 def node_fetcher(fetch: Fetch, manifest: Manifest, cache: NodeCache, gatherer: Gatherer) -> Fetch:

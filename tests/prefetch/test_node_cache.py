@@ -4,6 +4,7 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from node_world import BUDGET, child, claim, content, die, files, files_up_to, key_for, kill, node_cache, put
 
@@ -12,7 +13,7 @@ import foreshard.prefetch.node.folder as folder_module
 from foreshard.errors import ConfigError
 from foreshard.prefetch.node import NodeCache
 from foreshard.prefetch.node.mounts import check_local, file_system
-from foreshard.prefetch.node.table import DIRTY, USED
+from foreshard.prefetch.node.table import DIRTY, PRESENT, TRIAL, USED
 
 
 @pytest.fixture
@@ -352,4 +353,45 @@ def test_a_lock_that_is_not_given_back_is_named_and_then_left_alone(tmp_path, mo
         kill(pid)
         time.sleep(0.02)
         assert claim(cache, content(1)).present, "the kernel gives a dead process's lock back"
+    cache.close()
+
+
+# -- what is kept where not all fits -----------------------------------------------------------------------
+
+
+def epochs(cache, chunks, count, seed):
+    """Read chunks in a new random order each epoch; return the share found in the cache, by epoch."""
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(count):
+        hits = 0
+        for number in rng.permutation(chunks).tolist():
+            known = claim(cache, content(number, 100))
+            hits += known.present
+            if known.mine:
+                cache.publish(known, content(number, 100))
+            assert cache.used_bytes <= 3_200
+        found.append(hits / len(chunks))
+    return found
+
+
+def test_of_epochs_in_random_order_as_much_is_found_again_as_fits(tmp_path):
+    chunks, budget = range(64), 3_200  # half of them
+    known = node_cache(tmp_path / "known", budget, population=64)
+    unknown = node_cache(tmp_path / "unknown", budget)
+    assert np.mean(epochs(known, chunks, 8, 1)[2:]) > 0.4
+    assert np.mean(epochs(unknown, chunks, 8, 1)[2:]) < 0.25, "what the least recently used going first leaves"
+    table = known._shared.ledger.table
+    trial = (table.state == PRESENT) & (table.trial == 1)
+    assert table.head[TRIAL] == table.nbytes[trial].sum() <= budget // 8
+    assert np.mean(epochs(known, range(100, 164), 8, 1)[4:]) > 0.4, "chunks of an old layout go in the end"
+    known.close()
+    unknown.close()
+
+
+def test_a_chunk_on_trial_stays_for_those_who_want_it_at_about_the_same_time(tmp_path):
+    cache = node_cache(tmp_path, 3_200, population=64)
+    epochs(cache, range(64), 3, 1)
+    for number in range(200, 204):
+        put(cache, content(number, 100))
+    assert all(claim(cache, content(number, 100)).present for number in range(200, 204))
     cache.close()

@@ -64,15 +64,17 @@ class NodeCache:
     """Chunks by content in a folder, under a budget of bytes that all processes share; safe to share by threads.
 
     A chunk is fetched by whoever claims it first; others wait for its file. What a process had claimed when it died, or
-    for longer than `timeout`, goes to whoever wants it next. Bytes are reserved before they are fetched; the
-    chunks unused for longest make room. Trouble with the disk is counted and never raised: the cache then says `EMPTY`
-    for a while. A forked child joins as a participant of its own with its first use.
+    for longer than `timeout`, goes to whoever wants it next. Bytes are reserved before they are fetched. Trouble with
+    the disk is counted and never raised: the cache then says `EMPTY` for a while. A forked child joins as a participant
+    of its own with its first use.
 
     Args:
         folder: on a disk of this machine; made if missing, and else empty or such a cache.
         budget_bytes: bytes of chunks in it, those being written included.
         timeout: seconds that a fetch may take before others do it themselves.
         typical_bytes: usual bytes of a chunk; sizes the table of the first process, so that smaller ones find place.
+        population: chunks that this process reads once an epoch. What every participant may still read in this epoch
+            or the next is then not given up for what comes, see `Ledger`; with 0 the least recently used goes first.
 
     Raises:
         ConfigError: the folder cannot be used, or is in use with another budget.
@@ -80,16 +82,24 @@ class NodeCache:
     """
 
     def __init__(
-        self, folder: str | Path, budget_bytes: int, *, timeout: float = 60.0, typical_bytes: int = 1 << 20
+        self,
+        folder: str | Path,
+        budget_bytes: int,
+        *,
+        timeout: float = 60.0,
+        typical_bytes: int = 1 << 20,
+        population: int = 0,
     ) -> None:
-        if budget_bytes <= 0 or timeout <= 0 or typical_bytes <= 0:
+        if budget_bytes <= 0 or timeout <= 0 or typical_bytes <= 0 or population < 0:
             raise ConfigError(
-                f"node cache: budget {budget_bytes}, timeout {timeout} and typical {typical_bytes} must be above 0"
+                f"node cache: budget {budget_bytes}, timeout {timeout} and typical size {typical_bytes} must be above "
+                f"0, population {population} at least 0"
             )
         self.timeout = timeout
         self._stats, self._counting = NodeStats(), threading.Lock()
         self._folder = Folder(folder)
-        self._shared = Shared(self._folder, budget_bytes, typical_bytes, min(timeout, _LOCK_S), self._stats)
+        lock_s = min(timeout, _LOCK_S)
+        self._shared = Shared(self._folder, budget_bytes, typical_bytes, population, lock_s, self._stats)
         self._idle_until = 0.0
         try:
             with self._shared.exclusive():

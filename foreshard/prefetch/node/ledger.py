@@ -10,13 +10,22 @@ from foreshard.prefetch.node.folder import Folder, remove
 from foreshard.prefetch.node.keys import size_of
 from foreshard.prefetch.node.participants import Participants
 from foreshard.prefetch.node.stats import NodeStats
-from foreshard.prefetch.node.table import DIRTY, EMPTY, FETCHING, PRESENT, WAYS, Table
+from foreshard.prefetch.node.table import CLOCK, DIRTY, EMPTY, FETCHING, PRESENT, TRIAL, WAYS, Table
 
 _VICTIMS: Final = 256
+_TRIAL_SHARE: Final = 8
+_ROUNDS: Final = 2
 
 
 class Ledger:
     """The table's rules; all methods but `lapsed` are called under the folder's lock.
+
+    The chunk unused for longest makes room, unless it may still be wanted: an epoch in random order reads every chunk
+    once, so one that was not used for two epochs of all participants is of no use any more (it may be of an old
+    layout), and any other is as good as the one that comes. That one is then on trial: such chunks hold an eighth of
+    the budget and make room for each other. In this way nearly as many of an epoch's chunks are found again as fit;
+    with half of them fitting, the least recently used going first would leave a seventh. Chunks on trial stay long
+    enough for processes that want them at about the same time.
 
     Args:
         folder: where the files are.
@@ -27,7 +36,8 @@ class Ledger:
     def __init__(self, folder: Folder, table: Table, stats: NodeStats) -> None:
         self.table, self.participants = table, Participants(folder, table)
         self._folder, self._stats = folder, stats
-        self._victims: deque[tuple[int, int]] = deque()  # (slot, last use), those unused for longest first
+        # (slot, last use), those unused for longest first; of chunks that stay, and of those on trial.
+        self._victims: tuple[deque[tuple[int, int]], ...] = deque(), deque()
 
     # -- fetches --------------------------------------------------------------------------------------
     def lapsed(self, owner: int, deadline_ns: int) -> bool:
@@ -59,10 +69,12 @@ class Ledger:
             if self.participants.alive(other):
                 return slot, FETCHING, table.lend(slot, owner, deadline_ns)
             self.bury(other)
-        if table.paused or not self._make_room(key):
+        trial = None if table.paused else self._make_room(key)
+        if trial is None:
             return -1, EMPTY, 0
         slot = table.vacant(key)
-        return slot, FETCHING, table.fill(slot, key, FETCHING, owner=owner, deadline_ns=deadline_ns)
+        table.fill(slot, key, FETCHING, trial=trial)
+        return slot, FETCHING, table.lend(slot, owner, deadline_ns)
 
     def bury(self, participant: int) -> None:
         """Give back what a participant had reserved that has died or leaves, and strike it off the list."""
@@ -80,40 +92,58 @@ class Ledger:
         return bool(dead)
 
     # -- room -----------------------------------------------------------------------------------------
-    def _make_room(self, key: bytes) -> bool:
-        """Remove chunks until a chunk fits the budget and its bucket; False if what is left is on its way."""
-        table, nbytes = self.table, size_of(key)
+    def _make_room(self, key: bytes) -> bool | None:
+        """Remove chunks until a chunk fits the budget and its bucket.
+
+        Returns:
+            Whether it is on trial; None if it does not fit, as what is left is on its way.
+        """
+        table, nbytes, trial = self.table, size_of(key), False
         if nbytes > table.budget:
-            return False
+            return None
         while table.used + nbytes > table.budget:
-            if not self._evict_oldest() and not self.bury_dead():
-                return False
+            victim, fresh = self._victim(nbytes)
+            if victim >= 0:
+                self._evict(victim)
+                trial |= fresh
+            elif not self.bury_dead():
+                return None
         if table.vacant(key) < 0:
             slots = np.arange(WAYS) + table.bucket(key)
             present = slots[table.state[slots] == PRESENT]
             if not len(present):
-                return False
+                return None
             self._evict(int(present[table.last_use[present].argmin()]))
-        return True
+        return trial
 
-    def _evict_oldest(self) -> bool:
-        """Remove the chunk unused for longest; False if there is none."""
+    def _victim(self, nbytes: int) -> tuple[int, bool]:
+        """Return the slot of a chunk to remove, -1 for none, and whether what comes instead is to be on trial."""
         table = self.table
+        staying = self._oldest(0)
+        if staying >= 0 and table.head[CLOCK] - table.last_use[staying] >= _ROUNDS * self.participants.round():
+            return staying, False
+        on_trial = self._oldest(1)
+        full = table.head[TRIAL] + nbytes > table.budget // _TRIAL_SHARE
+        return (on_trial if on_trial >= 0 and (full or staying < 0) else staying), True
+
+    def _oldest(self, trial: int) -> int:
+        """Return the slot of the chunk unused for longest among those that stay or those on trial; -1 for none."""
+        table, victims = self.table, self._victims[trial]
         for attempt in range(2):
-            while self._victims:
-                slot, used = self._victims.popleft()
+            while victims:
+                slot, used = victims[0]
                 if table.state[slot] == PRESENT and table.last_use[slot] == used:
-                    self._evict(slot)
-                    return True
+                    return slot
+                victims.popleft()
             if attempt == 0:  # whatever was used or came since then is younger than all that were found
-                present = np.flatnonzero(table.state == PRESENT)
+                present = np.flatnonzero((table.state == PRESENT) & (table.trial == trial))
                 used = table.last_use[present]
                 if len(present) > _VICTIMS:
                     oldest = np.argpartition(used, _VICTIMS)[:_VICTIMS]
                     present, used = present[oldest], used[oldest]
                 order = np.argsort(used)
-                self._victims.extend(zip(present[order].tolist(), used[order].tolist(), strict=True))
-        return False
+                victims.extend(zip(present[order].tolist(), used[order].tolist(), strict=True))
+        return -1
 
     def _evict(self, slot: int) -> None:
         remove(self._folder.chunk(self.table.key(slot)))
@@ -142,14 +172,14 @@ class Ledger:
                 table.empty(slot)
         for key, (size, _) in sorted(files.items(), key=lambda item: item[1][1]):
             self._adopt(key, size)
-        while table.used > table.budget and self._evict_oldest():
-            pass
+        while table.used > table.budget and (victim := self._victim(0)[0]) >= 0:
+            self._evict(victim)
         self._folder.sweep_parts(self.participants.living_nonces())
         table.head[DIRTY] = 0
 
     def _adopt(self, key: bytes, size: int) -> None:
         """Take a file into the table that it does not know, or remove it."""
-        if size != size_of(key) or not self._make_room(key):
+        if size != size_of(key) or self._make_room(key) is None:
             remove(self._folder.chunk(key))
         else:
             self.table.fill(self.table.vacant(key), key, PRESENT)

@@ -30,12 +30,19 @@ class Participants:
         """Return the numbers of all that did not leave, alive or dead."""
         return np.flatnonzero(self._table.pids).tolist()
 
+    def round(self) -> int:
+        """Return how many chunks are used while each participant reads all of its own once; 0 if that is not known."""
+        return int(self._table.populations[self._table.pids != 0].sum())
+
     def living_nonces(self) -> set[int]:
         """Return the nonces of all that live."""
         return {int(self._table.nonces[index]) for index in self.listed() if self.alive(index)}
 
-    def join(self) -> tuple[int, int]:
+    def join(self, population: int) -> tuple[int, int]:
         """Take a number that nobody has, and return it with the descriptor of its locked file.
+
+        Args:
+            population: chunks that it reads again and again; 0 if that is not known.
 
         Raises:
             ConfigError: all numbers are taken.
@@ -43,7 +50,8 @@ class Participants:
         for index in np.flatnonzero(self._table.pids == 0).tolist():
             handle = open_file(self._folder.participant(index))
             if try_lock(handle):
-                self._table.nonces[index] = secrets.randbits(63)
+                self._table.nonces[index] = secrets.randbits(62)
+                self._table.populations[index] = population
                 self._table.pids[index] = os.getpid()
                 return index, handle
             os.close(handle)

@@ -24,6 +24,7 @@ class Shared:
         folder: where it is.
         budget: bytes that chunks may take up.
         typical: usual bytes of a chunk; sizes the table.
+        population: chunks that this participant reads again and again; 0 if that is not known.
         timeout: seconds to wait for the lock.
         stats: counters of this process.
 
@@ -33,9 +34,12 @@ class Shared:
         nonce: its nonce.
     """
 
-    def __init__(self, folder: Folder, budget: int, typical: int, timeout: float, stats: NodeStats) -> None:
+    def __init__(
+        self, folder: Folder, budget: int, typical: int, population: int, timeout: float, stats: NodeStats
+    ) -> None:
         self.folder = folder
-        self._budget, self._typical, self._timeout, self._stats = budget, typical, timeout, stats
+        self._budget, self._typical, self._population = budget, typical, population
+        self._timeout, self._stats = timeout, stats
         self._handles = _Handles()
         self._start()
         _OPEN.add(self)
@@ -130,7 +134,7 @@ class Shared:
             ledger.reconcile()
         head[DIRTY] = 1
         ledger.bury_dead()
-        self.me, self._handles.participant = ledger.participants.join()
+        self.me, self._handles.participant = ledger.participants.join(self._population)
         self.nonce = int(ledger.table.nonces[self.me])
         head[DIRTY] = 0
         self.ledger = ledger

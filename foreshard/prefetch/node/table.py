@@ -25,7 +25,7 @@ FETCHING: Final = 1
 PRESENT: Final = 2
 
 # Positions in the head.
-_MAGIC, _FORMAT, _BUDGET, _SLOTS, USED, CLOCK, TOKEN, DIRTY, HOLDER, PAUSED_NS = range(10)
+_MAGIC, _FORMAT, _BUDGET, _SLOTS, USED, TRIAL, CLOCK, TOKEN, DIRTY, HOLDER, PAUSED_NS = range(11)
 
 _MAGIC_VALUE: Final = 0x66736E6F6465
 _HEAD: Final = 64
@@ -47,8 +47,10 @@ class Table:
     Attributes:
         head: int64 (64,), ledger and flags, by the positions above.
         pids: int64 (PARTICIPANTS,), process of each participant, 0 for none.
-        nonces: uint64 (PARTICIPANTS,), what tells it from others with its number, before or after it.
+        nonces: int64 (PARTICIPANTS,), what tells it from others with its number, before or after it.
+        populations: int64 (PARTICIPANTS,), chunks that it reads again and again; 0 if that is not known.
         state: uint8 (s,).
+        trial: uint8 (s,), 1 for a chunk that is on trial, see `Ledger`.
         owner: int32 (s,), participant that fetches it.
         nbytes: int64 (s,), bytes charged to the ledger.
         last_use: int64 (s,), by the head's clock.
@@ -75,15 +77,17 @@ class Table:
             raise ValueError(f"{stated} is not the head of a state of {size} bytes")
         at, n = _HEAD * 8, self.slots
         self.pids: NDArray[np.int64] = self._column(np.int64, PARTICIPANTS, at)
-        self.nonces: NDArray[np.uint64] = self._column(np.uint64, PARTICIPANTS, at + 8 * PARTICIPANTS)
-        at += 16 * PARTICIPANTS
+        self.nonces: NDArray[np.int64] = self._column(np.int64, PARTICIPANTS, at + 8 * PARTICIPANTS)
+        self.populations: NDArray[np.int64] = self._column(np.int64, PARTICIPANTS, at + 16 * PARTICIPANTS)
+        at += 24 * PARTICIPANTS
         self.nbytes: NDArray[np.int64] = self._column(np.int64, n, at)
         self.last_use: NDArray[np.int64] = self._column(np.int64, n, at + 8 * n)
         self.deadline_ns: NDArray[np.int64] = self._column(np.int64, n, at + 16 * n)
         self.token: NDArray[np.int64] = self._column(np.int64, n, at + 24 * n)
         self.owner: NDArray[np.int32] = self._column(np.int32, n, at + 32 * n)
         self.state: NDArray[np.uint8] = self._column(np.uint8, n, at + 36 * n)
-        self._keys_at = at + 37 * n
+        self.trial: NDArray[np.uint8] = self._column(np.uint8, n, at + 37 * n)
+        self._keys_at = at + 38 * n
 
     @classmethod
     def create(cls, path: Path, budget: int, slots: int) -> "Table":
@@ -155,25 +159,22 @@ class Table:
         self.head[CLOCK] += 1
         return int(self.head[CLOCK])
 
-    def fill(self, slot: int, key: bytes, state: int, *, owner: int = -1, deadline_ns: int = 0, used: int = 0) -> int:
-        """Put a chunk into an empty slot, charge its bytes, and return the slot's token.
+    def fill(self, slot: int, key: bytes, state: int, *, trial: bool = False) -> None:
+        """Put a chunk into an empty slot and charge its bytes.
 
         Args:
-            slot: the slot.
+            slot: the slot; of one that is to be fetched, `lend` says by whom.
             key: the chunk.
             state: `FETCHING` or `PRESENT`.
-            owner: who fetches it.
-            deadline_ns: until when.
-            used: its last use; now, by the clock, if left out.
+            trial: whether it is on trial.
         """
         at = self._keys_at + slot * KEY_BYTES
         self._map[at : at + KEY_BYTES] = key
-        self.nbytes[slot] = size_of(key)
-        self.last_use[slot] = used or self.tick()
-        self.lend(slot, owner, deadline_ns)
-        self.head[USED] += size_of(key)
+        self.nbytes[slot], self.trial[slot] = size_of(key), trial
+        self.last_use[slot] = self.tick()
+        self.lend(slot, -1, 0)
+        self._charge(slot, 1)
         self.state[slot] = state
-        return int(self.token[slot])
 
     def lend(self, slot: int, owner: int, deadline_ns: int) -> int:
         """Give a slot's fetch to a participant, and return the slot's new token."""
@@ -185,11 +186,17 @@ class Table:
     def empty(self, slot: int) -> None:
         """Take a chunk out and give its bytes back."""
         self.state[slot] = EMPTY
-        self.head[USED] -= self.nbytes[slot]
+        self._charge(slot, -1)
+
+    def _charge(self, slot: int, sign: int) -> None:
+        self.head[USED] += sign * self.nbytes[slot]
+        if self.trial[slot]:
+            self.head[TRIAL] += sign * self.nbytes[slot]
 
     def recount(self) -> None:
         """Set the ledger to what the slots say."""
-        self.head[USED] = self.nbytes[self.state != EMPTY].sum()
+        taken = np.where(self.state != EMPTY, self.nbytes, 0)
+        self.head[[USED, TRIAL]] = taken.sum(), (taken * self.trial).sum()
 
     # -- without the lock -----------------------------------------------------------------------------
     def look(self, key: bytes) -> tuple[int, int, int]:
@@ -205,4 +212,4 @@ class Table:
 
 
 def _size(slots: int) -> int:
-    return _HEAD * 8 + 16 * PARTICIPANTS + (37 + KEY_BYTES) * slots
+    return _HEAD * 8 + 24 * PARTICIPANTS + (38 + KEY_BYTES) * slots
