@@ -127,6 +127,22 @@ def test_a_fetch_that_takes_too_long_is_taken_over_once_and_its_late_end_changes
     quick.close()
 
 
+def test_a_fetch_taken_over_while_its_file_is_written_does_not_count(tmp_path):
+    slow, quick = node_cache(tmp_path, timeout=0.02), node_cache(tmp_path)
+    raw = content(1)
+    late = claim(slow, raw)
+    part = slow._folder.part(slow._shared.nonce)
+    assert slow._written(late, part, raw)
+    time.sleep(0.03)
+    mine = claim(quick, raw)
+    assert mine.mine
+    assert not slow._placed(late, part)
+    assert files(quick)[0] == {}
+    assert quick.publish(mine, raw)
+    slow.close()
+    quick.close()
+
+
 def test_leaving_gives_back_what_was_claimed_and_the_cache_may_be_used_again(cache, other):
     put(other, content(1))
     late = claim(other, content(2))
@@ -195,7 +211,8 @@ def test_a_folder_that_goes_away_is_counted_and_not_raised(cache, tmp_path):
     (tmp_path / "gone").rename(tmp_path / "cache")
 
 
-def test_leftovers_are_swept_when_the_first_participant_comes(tmp_path):
+@pytest.mark.parametrize("state_lost", [False, True])
+def test_leftovers_are_swept_when_the_first_participant_comes(tmp_path, state_lost):
     cache = node_cache(tmp_path)
     put(cache, content(1))
     assert claim(cache, content(2)).mine
@@ -207,6 +224,8 @@ def test_leftovers_are_swept_when_the_first_participant_comes(tmp_path):
     (chunks / key_for(content(4)).hex()).with_suffix(".chunk").write_bytes(content(4))
     (chunks / "README.txt").write_text("not a chunk")
     (parts / "mine.part").write_text("not a part of ours")
+    if state_lost:
+        (cache.folder / "state").unlink()
     cache = node_cache(tmp_path)
     assert sorted(path.name for path in parts.iterdir()) == ["mine.part"]
     assert (chunks / "README.txt").exists(), "nothing that the cache did not make is removed"
