@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 from collections import Counter
 
@@ -188,3 +191,56 @@ def test_many_short_lived_processes_leave_no_participant_behind(tmp_path):
     assert table.pids[table.pids > 0].tolist() == [os.getpid()]
     assert cache.used_bytes == 0
     cache.close()
+
+
+_USE = """
+import os, sys
+sys.path[:0] = sys.argv[2:]
+from pathlib import Path
+from node_world import claim, content, node_cache, put
+cache = node_cache(Path(sys.argv[1]))
+put(cache, content(1))
+assert claim(cache, content(2)).mine
+print("children:", *(path.read_text() for path in Path("/proc/self/task").glob("*/children")))
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_killed_process_leaves_no_helper_and_no_name_in_shared_memory_behind(tmp_path):
+    names = set(os.listdir("/dev/shm"))  # noqa: PTH208, S108
+    command = [sys.executable, "-c", _USE, str(tmp_path), *sys.path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert done.stdout.splitlines()[-1].split() == ["children:"], "such as multiprocessing's resource tracker"
+    assert done.stderr == ""
+    assert set(os.listdir("/dev/shm")) <= names  # noqa: PTH208, S108
+    cache = node_cache(tmp_path)
+    assert claim(cache, content(1)).present
+    assert cache.used_bytes == 10_000
+    cache.close()
+
+
+def test_threads_that_use_a_cache_while_it_is_closed_get_it_or_join_again(tmp_path):
+    cache, wrong = node_cache(tmp_path), []
+
+    def use():
+        for number in range(60):
+            raw = content(number % 7)
+            try:
+                if obtain(cache, raw, lambda raw=raw: raw) != raw:
+                    wrong.append(number)
+            except Exception as error:  # noqa: BLE001
+                wrong.append(error)
+
+    running = [threading.Thread(target=use) for _ in range(4)]
+    for thread in running:
+        thread.start()
+    while any(thread.is_alive() for thread in running):
+        cache.close()
+        time.sleep(0.002)
+    assert wrong == []
+    cache.close()
+    again = node_cache(tmp_path)
+    assert again.used_bytes == sum(files(again)[0].values())
+    assert again._shared.ledger.participants.listed() == [again._shared.me]
+    again.close()

@@ -1,7 +1,6 @@
 """A folder of chunks on this machine's disk that any number of processes fill and read together."""
 
 import os
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -96,7 +95,7 @@ class NodeCache:
                 f"0, population {population} at least 0"
             )
         self.timeout = timeout
-        self._stats, self._counting = NodeStats(), threading.Lock()
+        self._stats = NodeStats()
         self._folder = Folder(folder)
         lock_s = min(timeout, _LOCK_S)
         self._shared = Shared(self._folder, budget_bytes, typical_bytes, population, lock_s, self._stats)
@@ -212,7 +211,7 @@ class NodeCache:
 
     def count(self, **amounts: int) -> None:
         """Add to counters of `NodeStats`."""
-        with self._counting:
+        with self._shared.counting:
             for name, amount in amounts.items():
                 setattr(self._stats, name, getattr(self._stats, name) + amount)
 

@@ -32,6 +32,7 @@ class Shared:
         ledger: what changes the state; None until it is opened.
         me: number of this participant.
         nonce: its nonce.
+        counting: guards the counters.
     """
 
     def __init__(
@@ -46,7 +47,11 @@ class Shared:
         weakref.finalize(self, _Handles.close, self._handles)
 
     def _start(self) -> None:
-        self._pid, self._mutex = os.getpid(), threading.Lock()
+        self._pid, self._mutex, self.counting = os.getpid(), threading.Lock(), threading.Lock()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._handles.close()
         self.ledger: Ledger | None = None
         self.me = self.nonce = _NOBODY
 
@@ -55,7 +60,6 @@ class Shared:
 
         They are not unlocked, as that would unlock them for the parent, too.
         """
-        self._handles.close()
         self._start()
 
     @property
@@ -74,45 +78,53 @@ class Shared:
         """
         if self._pid != os.getpid():
             self.leave_to_parent()
-        if not self._mutex.acquire(timeout=self._timeout):
-            raise self._overdue()
-        try:
-            if self._handles.lock < 0:
-                self._handles.lock = self.folder.open_lock()
-            if not lock(self._handles.lock, self._timeout):
-                raise self._overdue()
-            try:
-                ledger = self.ledger or self._open()
-                head = ledger.table.head
-                head[HOLDER] = self._pid
-                if head[DIRTY]:  # somebody died or failed in the middle of a change
-                    ledger.reconcile()
-                head[DIRTY] = 1
-                yield ledger
-                head[DIRTY] = 0
-            finally:
-                if self._handles.lock >= 0:
-                    unlock(self._handles.lock)
-        finally:
-            self._mutex.release()
+        with self._alone(), self._locked() as ledger:
+            yield ledger
 
     def close(self) -> None:
         """Leave the cache; the next use joins again.
 
         Raises:
-            DeadlineError: others held the lock for too long. They find that this process left all the same.
+            DeadlineError: the lock was held for too long; if by another process, that one finds that this one left.
         """
         if self.opened is None:
             return
-        try:
-            with self.exclusive() as ledger:
-                if self.me != _NOBODY:
+        with self._alone():
+            try:
+                with self._locked() as ledger:
                     ledger.bury(self.me)
-        finally:
-            self._handles.close()
-            self._start()
+            finally:
+                self._forget()
 
     # -- inside ---------------------------------------------------------------------------------------
+    @contextmanager
+    def _alone(self) -> Generator[None]:
+        """Keep the other threads of this process out, for which its locks of files are one and the same."""
+        if not self._mutex.acquire(timeout=self._timeout):
+            raise self._overdue()
+        try:
+            yield
+        finally:
+            self._mutex.release()
+
+    @contextmanager
+    def _locked(self) -> Generator[Ledger]:
+        if self._handles.lock < 0:
+            self._handles.lock = self.folder.open_lock()
+        if not lock(self._handles.lock, self._timeout):
+            raise self._overdue()
+        try:
+            ledger = self.ledger or self._open()
+            head = ledger.table.head
+            head[HOLDER] = self._pid
+            if head[DIRTY]:  # somebody died or failed in the middle of a change
+                ledger.reconcile()
+            head[DIRTY] = 1
+            yield ledger
+            head[DIRTY] = 0
+        finally:
+            unlock(self._handles.lock)
+
     def _open(self) -> Ledger:
         """Join, as the first or as one of several; called under the lock."""
         self.folder.check_mark(self._handles.lock)

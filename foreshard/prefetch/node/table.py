@@ -29,7 +29,7 @@ _MAGIC, _FORMAT, _BUDGET, _SLOTS, USED, TRIAL, CLOCK, TOKEN, DIRTY, HOLDER, PAUS
 
 _MAGIC_VALUE: Final = 0x66736E6F6465
 _HEAD: Final = 64
-_FEWEST, _MOST = 1 << 10, 1 << 22
+_FEWEST, _MOST, _BLOCK = 1 << 10, 1 << 22, 1 << 20
 
 
 def slots_for(budget: int, typical: int) -> int:
@@ -95,13 +95,12 @@ class Table:
         new = path.with_name(path.name + ".new")
         head = np.zeros(_HEAD, np.int64)
         head[[_MAGIC, _FORMAT, _BUDGET, _SLOTS, CLOCK]] = _MAGIC_VALUE, FORMAT, budget, slots, 1
-        handle = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            # All of it now: to touch a page for which a full disk has no room kills the process.
-            os.posix_fallocate(handle, 0, _size(slots))
-            os.pwrite(handle, head.tobytes(), 0)
-        finally:
-            os.close(handle)
+        # Zeros are written, as touching a page of a hole for which a full disk has no room kills the process.
+        with new.open("wb") as file:
+            file.write(head.tobytes())
+            left = _size(slots) - head.nbytes
+            while left:
+                left -= file.write(bytes(min(left, _BLOCK)))
         new.replace(path)
         return cls(path)
 
