@@ -64,7 +64,7 @@ def samples(rows: int) -> Workload:
 def small_samples(chunks: int) -> Workload:
     """Return samples of 2.5 KB in chunks of ten, all of one size; neighbours by id lie together."""
     rows = 10 * chunks
-    folder = _made(f"small-samples-{rows}", lambda partial: write_samples(partial, rows, sample_bytes=2_500))
+    folder = made(f"small-samples-{rows}", lambda partial: write_samples(partial, rows, sample_bytes=2_500))
     work = workload_of("small samples", folder, chunk_rows=10, shard_rows=1_000)
     return replace(work, order=np.arange(rows))
 

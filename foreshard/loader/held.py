@@ -12,6 +12,7 @@ from foreshard.loader.corrupt import CorruptionGuard
 from foreshard.loader.dealing import nodes_of
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.reading import chunk_fetcher, following_chunks, make_gatherer, wanted_columns
+from foreshard.loader.tiers import node_fetcher, open_disk
 from foreshard.prefetch.arena import Arena
 from foreshard.prefetch.concurrency import Concurrency
 from foreshard.prefetch.manifest import read_prefetch
@@ -97,6 +98,7 @@ class HeldLayout:
         requests: how chunks are fetched.
         corruption: what is done about corrupt chunks, and what was.
         prefetcher: holds and fetches the chunks.
+        disk: what the machine's processes share; None without.
 
     Raises:
         ConfigError: the layout lacks a column.
@@ -130,6 +132,10 @@ class HeldLayout:
         self.requests = Requests(Concurrency(options.max_concurrency), following, run_bytes)
         self.arena = Arena(region.capacity, region.bypass, self.gatherer.buffers)
         fetch = chunk_fetcher(store, manifest, self.gatherer, again=options.on_corrupt != "raise")
+        self.disk = open_disk(options, manifest.nbytes[mine])
+        if self.disk is not None:
+            fetch = node_fetcher(fetch, manifest, self.disk, self.gatherer)
+        # Outermost, so that what is read in a chunk's place is never kept on disk as that chunk.
         self.corruption = CorruptionGuard(options.on_corrupt, manifest, self.gatherer, fetch)
         self.prefetcher = Prefetcher(
             self.corruption.fetch,
@@ -166,6 +172,8 @@ class HeldLayout:
         try:
             self.prefetcher.close()
         finally:
+            if self.disk is not None:
+                self.disk.close()
             if self.lease is not None:
                 self.lease.release()
 

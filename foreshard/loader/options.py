@@ -31,6 +31,25 @@ class Logging:
 
 
 @dataclass(frozen=True)
+class DiskTier:
+    """A folder on the machine's own disk for chunks, beside the memory; every loader that names it shares it.
+
+    Attributes:
+        folder: on an NVMe drive, say, or in `/dev/shm`, but not on a network file system; made if missing.
+        nbytes: bytes of chunks that it may hold, for all ranks and workers of the machine together.
+    """
+
+    folder: str
+    nbytes: int
+
+    def __post_init__(self) -> None:
+        if not self.folder:
+            raise ConfigError("a disk tier needs a folder; name one on a disk of this machine")
+        if self.nbytes <= 0:
+            raise ConfigError(f"nbytes {self.nbytes} of the disk tier in {self.folder!r} must be above 0")
+
+
+@dataclass(frozen=True)
 class LoaderOptions:
     """Settings of a `Loader`; none of them changes the order of samples.
 
@@ -53,6 +72,7 @@ class LoaderOptions:
         on_corrupt: what happens when a chunk's bytes do not verify: `raise` at once, `refetch` and raise if they still
             do not, or after that `substitute` the rows of another chunk, the same in every run; see `CorruptionGuard`.
         logging: where to report accesses; None to report nothing.
+        disk: where chunks are kept on this machine's disk for all of its processes; None for nowhere.
     """
 
     global_batch: int
@@ -69,6 +89,7 @@ class LoaderOptions:
     lease_ttl: float = 600.0
     on_corrupt: OnCorrupt = "refetch"
     logging: Logging | None = None
+    disk: DiskTier | None = None
 
     def __post_init__(self) -> None:
         for name in (
