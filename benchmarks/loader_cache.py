@@ -95,7 +95,7 @@ class Case:
 
 def stats_of(loader: Loader) -> EpochStats:
     """Return the figures of the loader's last epoch."""
-    report = loader.report
+    report = loader.last_epoch
     assert report is not None, "an epoch was read"
     return report.stats
 
