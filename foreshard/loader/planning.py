@@ -85,6 +85,7 @@ class Planner:
         first: the loop's first step.
         memory: what chunks may fill.
         depth: factor on the room for fetching ahead.
+        finished: batches that may be finished before they are asked for.
         resident: chunks in memory or on their way.
         ideal: chunks in the memory of a MIN that has run beside the loader all the time; None if none has.
         window: samples to plan together, about.
@@ -97,12 +98,13 @@ class Planner:
         memory: Memory,
         *,
         depth: float,
+        finished: int,
         resident: frozenset[int],
         ideal: frozenset[int] | None = None,
         window: int,
     ) -> None:
         self._schedule, self._memory = schedule, memory
-        self._depth, self._resident = depth, resident
+        self._depth, self._finished, self._resident = depth, finished, resident
         self.ideal = resident if ideal is None else ideal
         self._identity = schedule.identity
         self._next_step, self._base = first, 0
@@ -150,8 +152,13 @@ class Planner:
         later = self._memory.beyond.copy()
         uses = self._schedule.first_uses(stop, _SIGHT * self._samples)
         later[uses] = len(touches.chunks) + np.arange(len(uses))
-        ahead, region = self._ahead(touches), self._memory.region
+        region = self._memory.region
+        ahead = self._ahead(touches)
         plan = self._residency(touches, region.capacity - ahead, self._resident, later)
+        burst = self._burst(plan, touches)
+        if burst > ahead:
+            ahead = burst
+            plan = self._residency(touches, region.capacity - ahead, self._resident, later)
         ideal = self._residency(touches, region.budget, self.ideal, later)
         hits, moved = _per_step(ideal.hit, touches, self._memory.nbytes)
         window = Window(
@@ -174,6 +181,17 @@ class Planner:
         capacity, largest = memory.region.capacity, memory.region.bypass
         first = min(memory.requests.room(touches, memory.nbytes), int(capacity * _FIRST_AHEAD))
         return min(max(min(int(first * self._depth), int(capacity * _MOST_AHEAD)), largest), capacity)
+
+    def _burst(self, plan: Residency, touches: Touches) -> int:
+        """Return the bytes that the step with the most misses needs beyond those of the steps that may be finished.
+
+        Where a shuffle's window begins, one batch may need a chunk for each of its samples, and many after it none.
+        """
+        _, missed = _per_step(plan.hit, touches, self._memory.nbytes)
+        if not len(missed):
+            return 0
+        spare = self._finished * float(missed.mean())
+        return int(min(missed.max() - spare, self._memory.region.capacity * _MOST_AHEAD))
 
 
 def _per_step(

@@ -26,15 +26,14 @@ class Requests:
         self.control, self.following, self.run_bytes = control, following, run_bytes
 
     def room(self, touches: Touches, nbytes: NDArray[np.int64]) -> int:
-        """Return the bytes that keep the fetches busy: those in flight twice over, or a batch's chunks if more."""
-        m, steps = len(touches.chunks), max(len(touches.steps), 1)
-        if not m:
+        """Return the bytes that keep the fetches busy: those in flight twice over."""
+        if not len(touches.chunks):
             return 0
         sizes = nbytes[touches.chunks]
         request = float(sizes.mean())
         if self.following is not None:
             request = min(request * self._run_length(touches.chunks), max(self.run_bytes, request))
-        return int(max(2 * self.control.limit * request, sizes.sum() / steps))
+        return int(2 * self.control.limit * request)
 
     def _run_length(self, chunks: NDArray[np.int32]) -> float:
         """Return how many chunks, about, come in one request."""
