@@ -41,7 +41,8 @@ def read_epoch(run: str) -> dict[str, Any]:
         return _read(Run(**json.loads(run)))
     except Exception as error:  # noqa: BLE001 - that a contender fails is a result, shown in the table
         traceback.print_exc()
-        return {"error": f"{type(error).__name__}: {error}"}
+        *_, last = str(error).strip().splitlines() or [""]  # an error from a worker begins with its traceback
+        return {"error": f"{type(error).__name__}: {last}"}
     finally:
         faulthandler.cancel_dump_traceback_later()
 
