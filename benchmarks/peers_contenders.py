@@ -159,7 +159,7 @@ def _open_mosaicml(run: Run, folder: Path) -> Iterable[Any]:
         batch_size=batch,
         shuffle=True,
         shuffle_algo="py1e",
-        shuffle_block_size=run.case.buffer,
+        shuffle_block_size=run.case.block,
         predownload=run.settings["predownload_batches"] * batch,
     )
     return StreamingDataLoader(
