@@ -70,8 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def tuned(place: Place, options: Options) -> dict[str, Tuned]:
     """Tune every peer on a case and print what was tried."""
+    console.print(place.case.shuffles, style="dim")
     console.print(f"tuning the peers: {place.case.kind}", style="dim")
-    limit_s = 2.0 if options.quick else 5.0
+    limit_s = 2.0 if options.quick else 4.0
     found = {peer: tune(place, peer, limit_s, few=options.quick) for peer in PEERS}
     rows: list[tuple[object, ...]] = []
     for peer, result in found.items():
@@ -120,7 +121,7 @@ def tabular(place: Place, options: Options) -> tuple[list[Figure], dict[str, Any
     """Measure an epoch of narrow rows; slow contenders are stopped after a while, as their rate does not change."""
     settings = tuned(place, options)
     console.print("narrow rows", style="dim")
-    limit_s = 3.0 if options.quick else 10.0
+    limit_s = 3.0 if options.quick else 6.0
     entries = entries_of(place, settings, limit_s)
     run_rounds(entries, rounds_of(options))
     title = (
@@ -184,10 +185,10 @@ def accelerator(
         cold, choice = 1 / statistics.median(entry.per_row), dict[str, Any]()
         if entry.name in PEERS:
             choices = settings[entry.name].best_per_workers()
-            limit_s = 2.0 if options.quick else 6.0
+            limit_s = 2.0 if options.quick else 5.0
             choice = tune_for_rate(place, entry.name, choices, _BUSY_OF_COLD * cold, limit_s).settings
         searches.append(AcceleratorSearch(entry.name, place.run(entry.name, choice), RateSearch(cold)))
-    for _ in range(2 if options.quick else 6):
+    for _ in range(2 if options.quick else 5):
         for search in searches:
             search.step(place)
     rows = [

@@ -30,7 +30,7 @@ class Run:
         kind: see `Case`.
         rows: rows of the dataset.
         url: where its dataset is.
-        endpoint: the S3 server.
+        endpoint: the S3 server; None for a local folder.
         files: names of the objects of a peer's dataset.
         settings: of the contender.
         rate: rows a second of the emulated accelerator; None for none.
@@ -41,7 +41,7 @@ class Run:
     kind: Kind
     rows: int
     url: str
-    endpoint: str
+    endpoint: str | None
     files: list[str]
     settings: dict[str, Any]
     rate: float | None = None
@@ -133,6 +133,11 @@ def collate_records(rows: list[tuple[bytes]]) -> dict[str, Any]:
     return {name: records[name] for name in COLUMNS}
 
 
+def as_they_are(batch: Any) -> Any:  # noqa: ANN401 - any batch
+    """Return a batch that is collated already."""
+    return batch
+
+
 def _load_mosaicml() -> None:
     from benchmarks.peers import mosaic_writer
 
@@ -154,7 +159,7 @@ def _open_mosaicml(run: Run, folder: Path) -> Iterable[Any]:
         batch_size=batch,
         shuffle=True,
         shuffle_algo="py1e",
-        shuffle_block_size=run.case.buffer,
+        shuffle_block_size=run.case.block,
         predownload=run.settings["predownload_batches"] * batch,
     )
     return StreamingDataLoader(
@@ -214,7 +219,8 @@ def _open_webdataset(run: Run, folder: Path) -> Iterable[Any]:
         .to_tuple(*names)
         .batched(run.case.batch, collation_fn=collate)
     )
-    return wds.WebLoader(dataset, batch_size=None, num_workers=run.settings["workers"])
+    # Without a function to collate with, batches would be turned into tensors.
+    return wds.WebLoader(dataset, batch_size=None, num_workers=run.settings["workers"], collate_fn=as_they_are)
 
 
 def _signed_urls(run: Run) -> list[str]:

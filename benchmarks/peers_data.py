@@ -51,7 +51,8 @@ class Case:
         chunk_rows: rows of a chunk of foreshard, which is also the block of its order.
         window: blocks that foreshard's order shuffles together.
         memory: bytes for foreshard's chunks.
-        buffer: rows in WebDataset's shuffle buffer, and within which MosaicML spreads a shard's samples.
+        block: rows within which MosaicML spreads a shard's; at least a shard, or they stay among themselves.
+        buffer: rows in WebDataset's shuffle buffer.
     """
 
     kind: Kind
@@ -60,7 +61,17 @@ class Case:
     chunk_rows: int
     window: int
     memory: int
+    block: int
     buffer: int
+
+    @property
+    def shuffles(self) -> str:
+        """How each contender shuffles, as text."""
+        return (
+            f"shuffles: foreshard {self.window} blocks of {self.chunk_rows:,} rows from anywhere; MosaicML py1e over "
+            f"{self.block:,} rows; LitData shards, in them blocks of 256, in these rows; WebDataset shards and a "
+            f"buffer of {self.buffer:,} rows"
+        )
 
     def workload(self) -> Workload:
         """Return the source, to be laid out in the order of its ids: its rows lie in random order already."""
@@ -71,12 +82,12 @@ class Case:
 def case_of(kind: Kind, rows: int) -> Case:
     """Return a case of so many rows.
 
-    A shard of the others holds 2,500 samples: foreshard shuffles as many, of 25 places; the others shuffle what is in
-    one shard (LitData), two (MosaicML) or a buffer that is filled from one at a time (WebDataset).
+    A shard of the others holds 2,500 samples: foreshard shuffles as many at a time, from 25 places. MosaicML cannot
+    mix samples of two shards with less than 5,000.
     """
     if kind == "samples":
-        return Case("samples", rows, batch=256, chunk_rows=100, window=25, memory=256 << 20, buffer=5_000)
-    return Case("tabular", rows, batch=1_024, chunk_rows=4_096, window=16, memory=64 << 20, buffer=10_000)
+        return Case("samples", rows, 256, chunk_rows=100, window=25, memory=256 << 20, block=5_000, buffer=2_500)
+    return Case("tabular", rows, 1_024, chunk_rows=4_096, window=16, memory=64 << 20, block=65_536, buffer=10_000)
 
 
 def shuffled_flights(rows: int) -> Workload:

@@ -2,7 +2,6 @@
 
 import atexit
 import faulthandler
-import gc
 import json
 import multiprocessing
 import os
@@ -41,7 +40,8 @@ def read_epoch(run: str) -> dict[str, Any]:
         return _read(Run(**json.loads(run)))
     except Exception as error:  # noqa: BLE001 - that a contender fails is a result, shown in the table
         traceback.print_exc()
-        return {"error": f"{type(error).__name__}: {error}"}
+        *_, last = str(error).strip().splitlines() or [""]  # an error from a worker begins with its traceback
+        return {"error": f"{type(error).__name__}: {last}"}
     finally:
         faulthandler.cancel_dump_traceback_later()
 
@@ -56,8 +56,7 @@ def _read(run: Run) -> dict[str, Any]:
         moments.append(time.perf_counter())
         cpu = _cpu_seconds()
         answer = _consume(batches, run)
-        del batches
-        gc.collect()  # ends workers and threads, whose CPU time counts
+        del batches  # ends workers, whose CPU time counts from then on
         return {
             **answer,
             "cpu_s": _cpu_seconds() - cpu,

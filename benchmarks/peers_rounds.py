@@ -27,14 +27,14 @@ class Place:
     Attributes:
         case: what is read.
         root: the bucket's URL.
-        endpoint: the server.
+        endpoint: the server; None for a local folder.
         files: names of each peer's objects.
         expected: what `checksums` of all batches must add up to.
     """
 
     case: Case
     root: str
-    endpoint: str
+    endpoint: str | None
     files: dict[str, list[str]]
     expected: list[int]
 
