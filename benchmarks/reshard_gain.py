@@ -210,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     harness.print_environment()
     gains: dict[str, Gain] = {}
     with harness.s3_server("seaweedfs") as server:
-        for task in (flights(12_000), pictures(6_000)) if options.quick else (flights(60_000), pictures()):
+        for task in (flights(12_000), pictures(6_000)) if options.quick else (flights(40_000), pictures(40_000)):
             for name, skewed in (("skew", True), ("even", False)):
                 url = f"s3://{server.create_bucket()}/data"
                 study = Study(task, skewed=skewed, url=url, endpoint=server.endpoint)
