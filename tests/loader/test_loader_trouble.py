@@ -176,7 +176,7 @@ def test_a_loop_that_close_ended_says_so_and_does_not_disturb_the_next(troubled)
     assert (ids_of([*head, *middle, *new]) == expected(loader)).all()
 
 
-@pytest.mark.parametrize("use", ["warm", "refresh", "set_epoch", "load_state_dict"])
+@pytest.mark.parametrize("use", ["warm", "set_epoch", "load_state_dict"])
 def test_what_belongs_between_epochs_is_refused_inside_a_loop(troubled, use):
     loader, _ = troubled
     arguments = {"set_epoch": (3,), "load_state_dict": (loader.state_dict(),)}.get(use, ())
