@@ -28,6 +28,9 @@ from foreshard.keys import LayoutRef
 from foreshard.prefetch.monitor import EpochStats
 from foreshard.splits import split_code
 
+STRATEGY: Final = "contiguous"
+"""Of the layout before: samples lie as they come in the source."""
+
 LOGGED: Final = 4
 """Epochs whose access logs the new layout is planned from."""
 
@@ -99,12 +102,14 @@ class Study:
     """
 
     def __init__(self, task: Task, *, skewed: bool, url: str, endpoint: str | None = None) -> None:
-        self._task, self._skewed = task, skewed
-        self._chain = Chain(_config(task, url, endpoint, ("contiguous",)))
+        self._task = task
+        self._chain = Chain(_config(task, url, endpoint, (STRATEGY,)))
         self._chain.prepare()
         self._chain.reshard(f"{_RUN}.e{0:06d}")
         self._repository = self._chain.repository
         (self.before,) = self._repository.layouts(f"{_RUN}.e{0:06d}")
+        manifest = self._repository.open(self.before)
+        self._memory = int(MEMORY * manifest.nbytes[manifest.splits == split_code("train")].sum())
         splits = self._repository.load_splits(self._chain.snapshot().fingerprint)
         self._population = np.flatnonzero(splits == split_code("train")).astype(np.int64)
         self._weights = self._importance() if skewed else np.ones(len(self._population))
@@ -127,7 +132,7 @@ class Study:
         return order
 
     def _loader(self, layout: LayoutRef, logging: Logging | None = None) -> Loader:
-        options = LoaderOptions(BATCH, columns=self._task.columns, cache_fraction=MEMORY, logging=logging)
+        options = LoaderOptions(BATCH, columns=self._task.columns, memory=self._memory, logging=logging)
         return Loader(self._repository, self._order(), options, layout=layout)
 
     def reshard(self) -> dict[str, Any]:
@@ -205,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     harness.print_environment()
     gains: dict[str, Gain] = {}
     with harness.s3_server("seaweedfs") as server:
-        for task in (flights(12_000), pictures(6_000)) if options.quick else (flights(60_000), pictures()):
+        for task in (flights(12_000), pictures(6_000)) if options.quick else (flights(40_000), pictures(40_000)):
             for name, skewed in (("skew", True), ("even", False)):
                 url = f"s3://{server.create_bucket()}/data"
                 study = Study(task, skewed=skewed, url=url, endpoint=server.endpoint)
