@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +65,16 @@ NEUTRAL_VARIABLES = {
 
 @dataclass(frozen=True)
 class S3Server:
-    """A running server: where it is, what opens it, and how to make buckets."""
+    """A running server: where it is, what opens it, and how to make buckets.
+
+    `program` are its processes, for tests that have a server to themselves; None for one that was started elsewhere.
+    """
 
     kind: str
     endpoint: str
     access_key: str
     secret_key: str
+    program: "Program | None" = field(default=None, compare=False)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -175,8 +180,8 @@ def seaweedfs() -> Generator[S3Server]:
         parts = ("master", "volume", "filer", "s3")
         return (Path("/tmp") / f"seaweedfs-{part}-grpc-{port}.sock" for port in ports for part in parts)  # noqa: S108
 
-    with _running("seaweedfs", stages, 8, environment, sockets) as endpoint:
-        yield S3Server("seaweedfs", endpoint, access_key, secret_key)
+    with _running("seaweedfs", stages, 8, environment, sockets) as program:
+        yield S3Server("seaweedfs", program.endpoint, access_key, secret_key, program)
 
 
 def _seaweedfs_stages(folder: Path, ports: list[int], access_key: str, secret_key: str) -> list[Stage]:
@@ -258,13 +263,15 @@ def minio() -> Generator[S3Server]:
         "MINIO_BROWSER": "off",
         "MINIO_UPDATE": "off",
     }
-    with _running("minio", stages, 1, environment, lambda _: ()) as endpoint:
-        yield S3Server("minio", endpoint, access_key, secret_key)
+    with _running("minio", stages, 1, environment, lambda _: ()) as program:
+        yield S3Server("minio", program.endpoint, access_key, secret_key, program)
 
 
 SERVERS: dict[str, Callable[[], Any]] = {"seaweedfs": seaweedfs}
 if GIVEN is not None or shutil.which("minio"):
     SERVERS["minio"] = minio
+OWN = [kind for kind in SERVERS if kind != "minio" or GIVEN is None]
+"""Kinds of servers that are started here, so that a test can kill one."""
 
 
 def _weed() -> str:
@@ -275,6 +282,51 @@ def _weed() -> str:
     return found
 
 
+class Program:
+    """The processes of a server, on the ports and with the data that it keeps when it is started again.
+
+    Args:
+        stages: what to start, one after the other.
+        ports: where it listens; the first is where it serves S3.
+        leftovers: files that a killed server leaves and the next one stumbles over.
+        options: for `start_bound`; the processes end with the thread that calls `start`.
+    """
+
+    def __init__(self, stages: list[Stage], ports: list[int], leftovers: Iterable[Path], options: Any) -> None:
+        self._stages, self._leftovers, self._options = stages, list(leftovers), options
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self.endpoint = f"http://127.0.0.1:{ports[0]}"
+
+    def start(self) -> bool:
+        """Start it and wait until it answers; False if it stopped or took too long."""
+        for stage in self._stages:
+            self._processes.append(start_bound(stage.command, **self._options))
+            if not _answers(self._processes[-1], stage):
+                return False
+        return True
+
+    def kill(self) -> None:
+        """End it by SIGKILL, halted or not."""
+        while self._processes:
+            process = self._processes.pop()
+            process.kill()
+            process.wait()
+        for path in self._leftovers:
+            path.unlink(missing_ok=True)
+
+    def halt(self) -> None:
+        """Stop it where it is: it keeps its connections and is silent on them."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it go on after `halt`."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        for process in self._processes:
+            process.send_signal(number)
+
+
 @contextmanager
 def _running(
     kind: str,
@@ -282,32 +334,21 @@ def _running(
     ports_needed: int,
     environment: dict[str, str],
     leftovers: Callable[[list[int]], Iterable[Path]],
-) -> Generator[str]:
-    """Run a server until the block ends; try again on other ports if it stops while starting.
-
-    The first of its ports is where it serves S3.
-    """
+) -> Generator[Program]:
+    """Run a server until the block ends; try again on other ports if it stops while starting."""
     logs: list[str] = []
     for _ in range(ATTEMPTS):
         folder = Path(tempfile.mkdtemp(prefix=f"foreshard-{kind}-"))
         with claimed_ports(ports_needed) as ports, (folder / "log").open("ab") as output:
-            processes: list[subprocess.Popen[bytes]] = []
             options: dict[str, Any] = {"env": environment, "stdout": output, "stderr": output, "cwd": folder}
+            program = Program(stages(folder, ports), ports, leftovers(ports), options)
             try:
-                for stage in stages(folder, ports):
-                    processes.append(start_bound(stage.command, **options))
-                    if not _answers(processes[-1], stage):
-                        break
-                else:
-                    yield f"http://127.0.0.1:{ports[0]}"
+                if program.start():
+                    yield program
                     return
                 logs.append((folder / "log").read_text(errors="replace")[-2000:])
             finally:
-                for process in reversed(processes):
-                    process.kill()
-                    process.wait()
-                for path in leftovers(ports):
-                    path.unlink(missing_ok=True)
+                program.kill()
                 shutil.rmtree(folder, ignore_errors=True)
     raise RuntimeError(f"{kind} did not start in {ATTEMPTS} attempts; the ends of its logs:\n" + "\n---\n".join(logs))
 

@@ -8,14 +8,17 @@ import pyarrow as pa
 
 from foreshard.errors import AccessDeniedError, ConfigError, ObjectNotFoundError
 from foreshard.keys import LayoutRef
+from foreshard.loader.corrupt import CorruptionGuard
 from foreshard.loader.dealing import nodes_of
 from foreshard.loader.options import LoaderOptions
-from foreshard.loader.planning import Requests
 from foreshard.loader.reading import chunk_fetcher, following_chunks, make_gatherer, wanted_columns
+from foreshard.loader.tiers import node_fetcher, open_disk
 from foreshard.prefetch.arena import Arena
+from foreshard.prefetch.concurrency import Concurrency
 from foreshard.prefetch.manifest import read_prefetch
 from foreshard.prefetch.prefetcher import Prefetcher
 from foreshard.prefetch.region import Region
+from foreshard.prefetch.requests import Requests
 from foreshard.prefetch.schedule import forecast_uses
 from foreshard.shards.leases import ReaderLease
 from foreshard.shards.manifest import Manifest
@@ -93,7 +96,9 @@ class HeldLayout:
             until `warm` reads a newer one.
         ideal: chunks in the memory of a MIN that has run beside the loader; None if none has from the last loop on.
         requests: how chunks are fetched.
+        corruption: what is done about corrupt chunks, and what was.
         prefetcher: holds and fetches the chunks.
+        disk: what the machine's processes share; None without.
 
     Raises:
         ConfigError: the layout lacks a column.
@@ -124,18 +129,23 @@ class HeldLayout:
         region = Region(budget, int(manifest.nbytes[mine].max(initial=0)))
         following = None if store.local else following_chunks(manifest)
         run_bytes = min(_RUN_BYTES, region.capacity // 8)
+        self.requests = Requests(Concurrency(options.max_concurrency), following, run_bytes)
         self.arena = Arena(region.capacity, region.bypass, self.gatherer.buffers)
+        fetch = chunk_fetcher(store, manifest, self.gatherer, again=options.on_corrupt != "raise")
+        self.disk = open_disk(options, manifest.nbytes[mine])
+        if self.disk is not None:
+            fetch = node_fetcher(fetch, manifest, self.disk, self.gatherer)
+        # Outermost, so that what is read in a chunk's place is never kept on disk as that chunk.
+        self.corruption = CorruptionGuard(options.on_corrupt, manifest, self.gatherer, fetch)
         self.prefetcher = Prefetcher(
-            chunk_fetcher(store, manifest, self.gatherer),
+            self.corruption.fetch,
             manifest.nbytes,
             region,
             self.arena,
             timeout=options.timeout,
             burst=_LOCAL_BURST if store.local else 1,
-            following=following,
-            run_bytes=run_bytes,
+            requests=self.requests,
         )
-        self.requests = Requests(options.max_concurrency, following, run_bytes)
         # A loader that is dropped without being closed leaves no thread behind.
         self._finalizer = weakref.finalize(self, self.prefetcher.dismiss)
         self._finalizer.atexit = False
@@ -162,6 +172,8 @@ class HeldLayout:
         try:
             self.prefetcher.close()
         finally:
+            if self.disk is not None:
+                self.disk.close()
             if self.lease is not None:
                 self.lease.release()
 
@@ -189,7 +201,7 @@ class HeldLayout:
         self.beyond = forecast_uses(self._scores)
         order = np.argsort(-expected / self.manifest.nbytes[chunks], kind="stable")
         pinned = chunks[order][table.column("pinned").to_numpy()[order]]
-        self.prefetcher.warm(pinned.tolist(), share=share, concurrency=self._options.max_concurrency)
+        self.prefetcher.warm(pinned.tolist(), share=share)
         return len(pinned)
 
     def forget(self) -> None:

@@ -71,7 +71,7 @@ class Loader:
         self._split = split_code(split)
         self.last_epoch: EpochReport | None = None
         self._epoch, self._step = 1, 0
-        self._tuning = Tuning(concurrency=options.max_concurrency)
+        self._tuning = Tuning()
         self._pid, self._forked = os.getpid(), False
         self._loop: Loop | None = None
         self._progress: EpochProgress | None = None
@@ -215,7 +215,7 @@ class Loader:
         told = (progress.layout, stats, progress.log)
         self.last_epoch = EpochReport(progress.epoch, place.rank, place.world, steps, *told)
         self.monitor.epoch(stats)
-        self._tuning = adjust(self._tuning, stats, max_concurrency=self.options.max_concurrency)
+        self._tuning = adjust(self._tuning, stats)
         self._go_to(progress.epoch + 1, 0)
 
     def _steps(self, epoch: int) -> int:

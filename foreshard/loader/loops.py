@@ -13,6 +13,7 @@ from foreshard.loader.progress import EpochProgress
 from foreshard.loader.scheduling import EpochSchedule
 from foreshard.loader.transforms import Transform, Transforms
 from foreshard.prefetch.control import Tuning
+from foreshard.prefetch.schedule import pinned_uses
 
 
 @dataclass
@@ -77,12 +78,15 @@ def begin_loop(
     began = time.perf_counter()
     prefetcher = held.prefetcher
     held.keep()
+    resident = prefetcher.resident()
+    beyond = held.beyond if tuning.trusts_forecast else pinned_uses(held.beyond, resident)
     planner = Planner(
         schedule,
         step,
-        Memory(prefetcher.region, held.manifest.nbytes, held.requests, held.beyond),
+        Memory(prefetcher.region, held.manifest.nbytes, held.requests, beyond),
         depth=tuning.depth,
-        resident=prefetcher.resident(),
+        finished=options.queue_batches,
+        resident=resident,
         ideal=held.ideal,
         window=WINDOW,
     )
@@ -91,7 +95,7 @@ def begin_loop(
         prefetcher.extend(window.needed)
 
     first = planner.first()
-    prefetcher.begin(first.needed, first.kept_at_start, concurrency=tuning.concurrency, ahead=first.ahead)
+    prefetcher.begin(first.needed, first.kept_at_start, ahead=first.ahead)
     assembler = Assembler(
         first,
         lambda: planner.next(coming),

@@ -1,9 +1,11 @@
 """How a loader reads: one validated record, separate from what it reads."""
 
 from dataclasses import dataclass
+from typing import get_args
 
 from foreshard.errors import ConfigError
 from foreshard.keys import check_name
+from foreshard.loader.corrupt import OnCorrupt
 from foreshard.loader.dealing import SINGLE, Dealing, Place, Remainder
 
 
@@ -29,6 +31,25 @@ class Logging:
 
 
 @dataclass(frozen=True)
+class DiskTier:
+    """A folder on the machine's own disk for chunks, beside the memory; every loader that names it shares it.
+
+    Attributes:
+        folder: on an NVMe drive, say, or in `/dev/shm`, but not on a network file system; made if missing.
+        nbytes: bytes of chunks that it may hold, for all ranks and workers of the machine together.
+    """
+
+    folder: str
+    nbytes: int
+
+    def __post_init__(self) -> None:
+        if not self.folder:
+            raise ConfigError("a disk tier needs a folder; name one on a disk of this machine")
+        if self.nbytes <= 0:
+            raise ConfigError(f"nbytes {self.nbytes} of the disk tier in {self.folder!r} must be above 0")
+
+
+@dataclass(frozen=True)
 class LoaderOptions:
     """Settings of a `Loader`; none of them changes the order of samples.
 
@@ -42,13 +63,16 @@ class LoaderOptions:
         memory: bytes for chunks; by default `cache_fraction` of what this rank's node holds of the split.
         cache_fraction: see `memory`.
         queue_batches: assembled batches that may wait for the training loop, beside the memory for chunks.
-        max_concurrency: most fetches in flight at a time; the loader uses fewer while batches are ready in time.
+        max_concurrency: most fetches in flight at a time; the loader finds out how many pay.
         transform_threads: batches that a loader's `transform` is applied to at a time.
         timeout: seconds any wait may last.
         lease_ttl: seconds for which gc still spares the layout once this process is gone. While it lives the loader
             renews a small object in the store; 0 for none, as with credentials that may only read: then `retention` in
             `foreshard.yaml` alone keeps the layout.
+        on_corrupt: what happens when a chunk's bytes do not verify: `raise` at once, `refetch` and raise if they still
+            do not, or after that `substitute` the rows of another chunk, the same in every run; see `CorruptionGuard`.
         logging: where to report accesses; None to report nothing.
+        disk: where chunks are kept on this machine's disk for all of its processes; None for nowhere.
     """
 
     global_batch: int
@@ -59,11 +83,13 @@ class LoaderOptions:
     memory: int | None = None
     cache_fraction: float = 0.1
     queue_batches: int = 8
-    max_concurrency: int = 4
+    max_concurrency: int = 16
     transform_threads: int = 2
     timeout: float = 60.0
     lease_ttl: float = 600.0
+    on_corrupt: OnCorrupt = "refetch"
     logging: Logging | None = None
+    disk: DiskTier | None = None
 
     def __post_init__(self) -> None:
         for name in (
@@ -84,6 +110,10 @@ class LoaderOptions:
             raise ConfigError(f"dealing {self.dealing!r} is unknown; use 'position' or 'owner'")
         if self.remainder not in ("drop", "keep", "pad"):
             raise ConfigError(f"remainder {self.remainder!r} is unknown; use 'drop', 'keep' or 'pad'")
+        if self.on_corrupt not in get_args(OnCorrupt):
+            raise ConfigError(
+                f"on_corrupt {self.on_corrupt!r} is unknown; use {', '.join(map(repr, get_args(OnCorrupt)))}"
+            )
         if self.logging is not None and self.place.workers > 1:
             raise ConfigError(
                 "access logging needs workers=1: each rank writes one log; log from the rank's own loader"

@@ -1,6 +1,6 @@
 """Reading chunks of an open layout: one for the prefetcher, or a whole split in sample-id order."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -8,6 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from foreshard.errors import ConfigError, CorruptDataError
+from foreshard.loader.corrupt import CorruptChunkError
 from foreshard.prefetch.arena import Payload
 from foreshard.prefetch.fetchers import Fetch
 from foreshard.prefetch.gather import Gatherer
@@ -42,18 +43,39 @@ def make_gatherer(manifest: Manifest, columns: Sequence[str]) -> Gatherer:
     return Gatherer(manifest.physical, manifest.schema, columns, manifest.dictionaries)
 
 
-def chunk_fetcher(store: ObjectStore, manifest: Manifest, gatherer: Gatherer) -> Fetch:
-    """Return a function that reads chunks which follow each other in a shard, in one request, each verified.
+def chunk_locator(manifest: Manifest, gatherer: Gatherer) -> Callable[[int, memoryview], Payload]:
+    """Return a function that verifies a chunk's bytes, wherever they come from, and finds its buffers in them.
 
-    What does not verify is read again by itself, as a link may have damaged it.
+    It raises `CorruptChunkError`.
     """
 
     def locate(chunk: int, raw: memoryview) -> Payload:
-        return gatherer.locate(raw, manifest.decode_physical(chunk, raw))
+        try:
+            return gatherer.locate(raw, manifest.decode_physical(chunk, raw))
+        except CorruptDataError as error:
+            raise CorruptChunkError(chunk, str(error)) from error
+
+    return locate
+
+
+def chunk_fetcher(store: ObjectStore, manifest: Manifest, gatherer: Gatherer, *, again: bool = True) -> Fetch:
+    """Return a function that reads chunks which follow each other in a shard, in one request, each verified.
+
+    Args:
+        store: holds the shards.
+        manifest: the layout.
+        gatherer: knows the columns wanted.
+        again: read what does not verify again by itself, as a link may have damaged it, before `CorruptChunkError`.
+    """
+    locate = chunk_locator(manifest, gatherer)
 
     def one(chunk: int) -> Payload:
         key, start, end = manifest.shard_key(chunk), int(manifest.starts[chunk]), int(manifest.ends[chunk])
-        return refetch(store, lambda: locate(chunk, store.get_range(key, start, end)))
+
+        def read() -> Payload:
+            return locate(chunk, store.get_range(key, start, end))
+
+        return refetch(store, read) if again else read()
 
     def fetch(chunks: Sequence[int]) -> list[Payload]:
         if len(chunks) == 1:
@@ -65,6 +87,8 @@ def chunk_fetcher(store: ObjectStore, manifest: Manifest, gatherer: Gatherer) ->
             try:
                 found.append(locate(chunk, whole[start - starts[0] : end - starts[0]]))
             except CorruptDataError:
+                if not again:
+                    raise
                 found.append(one(chunk))
         return found
 

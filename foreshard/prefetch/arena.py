@@ -24,10 +24,12 @@ class Payload:
     Attributes:
         raw: the bytes.
         places: int64 (k,), where each Arrow buffer begins in them; negative for one that is left out or compressed.
+        rows: rows in them where others take the chunk's place, for its row r that of r modulo `rows`; 0 for its own.
     """
 
     raw: memoryview
     places: NDArray[np.int64]
+    rows: int = 0
 
 
 class Arena:
@@ -45,6 +47,7 @@ class Arena:
         places: int64 (s, k), where the buffers of each slot's chunk begin; negative as in `Payload`.
         starts: int64 (s,), where each slot's chunk begins.
         sizes: int64 (s,), its bytes; 0 for a free slot.
+        rows: int64 (s,), `rows` as in `Payload`.
     """
 
     def __init__(self, capacity: int, aside: int, buffers: int, *, alignment: int = _ALIGN) -> None:
@@ -58,7 +61,7 @@ class Arena:
         self._memory: NDArray[np.uint8] | None = None
         self._views: dict[int, NDArray[Any]] = {}
         self.places = np.full((16, self._buffers), -1, np.int64)
-        self.starts, self.sizes = np.zeros(16, np.int64), np.zeros(16, np.int64)
+        self.starts, self.sizes, self.rows = (np.zeros(16, np.int64) for _ in range(3))
         self.starts[ASIDE] = self._round(self._capacity)
         self._unused = list(range(15, ASIDE, -1))
         self._gaps: list[tuple[int, int]] = [(0, self._capacity)]  # (start, size), by start
@@ -115,7 +118,8 @@ class Arena:
         """Copy the chunk that lies aside into the first gap it fits, and return its new slot."""
         start, size = int(self.starts[ASIDE]), int(self.sizes[ASIDE])
         places = self.places[ASIDE]
-        return self.put(Payload(self.bytes[start : start + size], np.where(places < 0, places, places - start)))
+        raw = self.bytes[start : start + size]
+        return self.put(Payload(raw, np.where(places < 0, places, places - start), int(self.rows[ASIDE])))
 
     def free(self, held: int) -> None:
         """Give a chunk's bytes back."""
@@ -159,11 +163,12 @@ class Arena:
             self.places = np.concatenate([self.places, np.full_like(self.places, -1)])
             self.starts = np.concatenate([self.starts, np.zeros_like(self.starts)])
             self.sizes = np.concatenate([self.sizes, np.zeros_like(self.sizes)])
+            self.rows = np.concatenate([self.rows, np.zeros_like(self.rows)])
             self._unused = list(range(2 * count - 1, count - 1, -1))
         return self._unused.pop()
 
     def _fill(self, slot: int, payload: Payload) -> None:
         start, size = int(self.starts[slot]), len(payload.raw)
         self.memory[start : start + size] = np.frombuffer(payload.raw, np.uint8)
-        self.sizes[slot] = size
+        self.sizes[slot], self.rows[slot] = size, payload.rows
         self.places[slot] = np.where(payload.places < 0, payload.places, payload.places + start)

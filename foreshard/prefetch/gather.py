@@ -127,6 +127,10 @@ class Gatherer:
             CorruptDataError: a value lies outside its chunk or dictionary.
         """
         touch = np.repeat(np.arange(len(slots)), counts)
+        fewer = arena.rows[slots]
+        if fewer.any():  # other rows take the place of a chunk's own
+            modulus = fewer[touch]
+            rows = np.where(modulus, rows % np.maximum(modulus, 1), rows)
         places = np.ascontiguousarray(arena.places[slots].T)
         names = self._nested
         if (places == COMPRESSED).any():
