@@ -22,6 +22,13 @@ _WORDS: Final = {
     "compute": "compute: the step itself",
     "prep": "preparation stall: gathering and converting batches",
     "fetch": "fetch stall: data on their way from the store",
+    "contention": "contention: the step is slower beside the loader",
+}
+_LIMITS: Final = {
+    "compute": "The step itself is the limit",
+    "prep": "Preparing batches is the limit",
+    "fetch": "Fetching is the limit",
+    "contention": "This machine's cores are the limit",
 }
 
 
@@ -74,8 +81,8 @@ def doctor(  # noqa: PLR0913 - a command's options
     """Tell whether training would wait for data, on what, and what to change.
 
     The same loop runs three times: with a batch that is there already (compute only), with all of its chunks in memory,
-    and cold with the configured memory. What the second run takes longer than the first is the preparation stall, what
-    the third takes longer than the second is the fetch stall. Compute is emulated: give your accelerator's step with
+    and cold with the configured memory. What the second run waits for is the preparation stall, what the third waits
+    for beyond that is the fetch stall. Compute is emulated: give your accelerator's step with
     --step-ms, or leave it out to learn which steps the loader can keep up with.
 
     Nothing is written. Run it on the machine that trains, with little else going on, and repeat it: on a store shared
@@ -162,8 +169,9 @@ def _as_json(diagnosis: "Diagnosis", advice: "list[Advice]") -> dict[str, Any]:
     return {
         "case": asdict(diagnosis.case),
         "phases": {phase.name.replace(" ", "_"): phase.as_json() for phase in diagnosis.phases},
-        "stalls_s": diagnosis.stalls_s,
+        "parts_s": diagnosis.parts_s,
         "shares": diagnosis.shares,
+        "bottleneck": diagnosis.bottleneck,
         "advice": [asdict(each) for each in advice],
     }
 
@@ -179,16 +187,22 @@ def _show(diagnosis: "Diagnosis", advice: "list[Advice]") -> None:
         ("caches", case.caches),
     ]
     printed.print(facts(rows))
-    runs = table("run", "ms/step", "samples/s", "MB/s", "waited", "hits", "fetched MB", "first ms", left=("run",))
+    runs = table("run", "ms/step", "samples/s", "waited", "hits", "fetched MB", "startup ms", left=("run",))
     for phase in diagnosis.phases:
         runs.add_row(phase.name, *_figures(phase))
     printed.print(runs)
     stalls = table("a cold step", "ms", "share", left=("a cold step",), wrap=("a cold step",))
-    for name, seconds in diagnosis.stalls_s.items():
+    for name, seconds in diagnosis.parts_s.items():
         stalls.add_row(_WORDS[name], f"{seconds * 1e3:,.3f}", f"{diagnosis.shares[name]:.1%}")
     printed.print(stalls)
-    for each in advice:
-        printed.print(facts([(each.about, each.text)]))
+    printed.print(_verdict(diagnosis), soft_wrap=True)
+    printed.print(facts([(each.about, each.text) for each in advice]))
+
+
+def _verdict(diagnosis: "Diagnosis") -> str:
+    most, shares = diagnosis.bottleneck, diagnosis.shares
+    waits = shares["prep"] + shares["fetch"]
+    return f"{_LIMITS[most]}: {shares[most]:.1%} of a cold step; {waits:.1%} of it is waiting for data."
 
 
 def _figures(phase: "Phase") -> list[str]:
@@ -197,7 +211,6 @@ def _figures(phase: "Phase") -> list[str]:
     return [
         f"{phase.step_s * 1e3:,.3f}",
         f"{phase.samples_per_s:,.0f}",
-        megabytes(phase.bytes_per_s),
         f"{phase.waited_s / phase.seconds:.1%}",
         *moved,
         f"{phase.first_s * 1e3:,.1f}",

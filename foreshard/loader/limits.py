@@ -20,7 +20,7 @@ _NAMES: Final = {
     "queue": "waiting for the threads that make batches to get a turn",
 }
 _ADVICE: Final = {
-    _PLANNING: "Longer epochs or larger chunks make its share smaller",
+    _PLANNING: "It comes once an epoch: longer epochs make its share smaller",
     "fetch": "More memory, more fetches in flight (max_concurrency) or an order by blocks may help",
     "decode": "Fewer columns, an order by blocks, more transform_threads or loader workers may help",
     "throttle": "Larger chunks or fewer readers may help",
@@ -54,11 +54,11 @@ def limit_of(snapshot: MonitorSnapshot) -> str:
 def _told(parts: dict[str, float], bytes_per_s: float) -> str:
     """Put shares of the loop's time into words; the greatest that is not its own steps is what can be changed."""
     first, second = sorted(parts, key=lambda name: -parts[name])[:2]
-    told = f"Limit: {_NAMES[first]} ({parts[first]:.1%} of the time)"
+    rates = {"fetch": f", {bytes_per_s / _MEGA:,.1f} MB/s"}
+    told = f"Limit: {_NAMES[first]} ({parts[first]:.1%} of the time{rates.get(first, '')})"
     if first == _OWN and parts[second] < WORTH:
         return f"{told}; data are no bottleneck"
     if parts[second] >= WORTH:
-        told += f", then {_NAMES[second]} ({parts[second]:.1%})"
+        told += f", then {_NAMES[second]} ({parts[second]:.1%}{rates.get(second, '')})"
     change = second if first == _OWN else first
-    rate = f" ({bytes_per_s / _MEGA:,.1f} MB/s came)" if change == "fetch" else ""
-    return f"{told}. {_ADVICE[change]}{rate}; `foreshard doctor` tells more"
+    return f"{told}. {_ADVICE[change]}; `foreshard doctor` tells more"

@@ -87,7 +87,7 @@ def epoch_line(stats: EpochStats, budget: int) -> str:
     waits = ", ".join(f"{name} {seconds:.1f}" for name, seconds in stats.waits.items() if seconds)
     waited = f"waited {stats.wait_s:.1f} s ({waits})" if waits else f"waited {stats.wait_s:.1f} s"
     peak = _mega(stats.peak_bytes) + (f" of {_mega(budget)}" if budget else "")
-    hits, nbytes = _share(stats.fraction_of_min), f"{stats.origin_over_min:.3f}" if stats.min_bytes else "?"
+    hits, nbytes = _share(stats.fraction_of_min), f"{stats.origin_over_min:.3f}" if _min_known(stats) else "?"
     return (
         f"epoch {stats.epoch}: {stats.steps:,} batches, ready {_share(stats.ready_rate)}, residency "
         f"{_share(stats.residency_hit_rate)}, accuracy {_share(stats.prefetch_accuracy)}, {hits} of MIN's hits, "
@@ -181,7 +181,7 @@ def _altogether(snapshot: MonitorSnapshot) -> str:
     epochs = "1 epoch" if totals.epochs == 1 else f"{totals.epochs:,} epochs"
     return (
         f"Altogether: {epochs}, {totals.batches:,} batches, {totals.samples:,} samples, "
-        f"{_mega(totals.origin_bytes)} MB, {sum(totals.waits.values()):,.1f} s waited"
+        f"{_mega(totals.origin_bytes)} MB fetched, {sum(totals.waits.values()):,.1f} s waited"
     )
 
 
@@ -199,7 +199,7 @@ def _reached(epochs: Sequence[EpochStats]) -> Table:
     table = _table("What the epochs reached", names)
     for stats in epochs:
         rates = (stats.ready_rate, stats.residency_hit_rate, stats.prefetch_accuracy, stats.fraction_of_min)
-        least = f"{stats.origin_over_min:.3f}x" if stats.min_bytes else "-"
+        least = f"{stats.origin_over_min:.3f}x" if _min_known(stats) else "-"
         counts = (f"{stats.epoch}", f"{stats.steps:,}", f"{stats.samples_per_s:,.0f}")
         table.add_row(*counts, *map(_share, rates), least)
     return table
@@ -217,7 +217,7 @@ def _moved(epochs: Sequence[EpochStats], budget: int) -> Table:
     of = f"peak of {_mega(budget)}" if budget else "peak"
     table = _table("What they moved, in MB", ("epoch", "fetched", "MIN would", "requests", "on demand", "failed", of))
     for stats in epochs:
-        least = _mega(stats.min_bytes) if stats.min_bytes else "-"
+        least = _mega(stats.min_bytes) if _min_known(stats) else "-"
         counts = (stats.origin_requests, stats.demand_requests, stats.failed_requests)
         figures = (_mega(stats.origin_bytes), least, *(f"{count:,}" for count in counts), _mega(stats.peak_bytes))
         table.add_row(f"{stats.epoch}", *figures)
@@ -250,6 +250,11 @@ def _table(title: str, columns: Sequence[str]) -> Table:
 
 
 # -- values --------------------------------------------------------------------------------------------
+
+
+def _min_known(stats: EpochStats) -> bool:
+    """Whether MIN's bytes are known; of an epoch that fetched nothing they are 0."""
+    return bool(stats.min_bytes or not stats.origin_bytes)
 
 
 def _share(value: float) -> str:

@@ -85,6 +85,7 @@ def test_nothing_is_opened_in_a_parent_that_does_not_read(local):
         batches = iter(loader)
         next(batches)
         assert loader.source.last_epoch is None
+        assert "num_workers=0 for a report" in loader.source.report()
         assert loader.source._reader is None
         assert not threads()
 
@@ -178,4 +179,5 @@ def test_a_new_layout_is_read_from_the_next_epoch_on_in_the_same_order(tmp_path,
         publish(dataset, 1, seed=2)
         assert ids(loader) == want[1]
         if not workers:
+            assert "Altogether: " in loader.source.report()
             assert loader.source.last_epoch.layout.generation == "demo.e000001"

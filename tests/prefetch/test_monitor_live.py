@@ -114,7 +114,7 @@ def test_the_report_shows_every_figure_under_its_own_name_in_80_columns():
     assert list(moved.values()) == ["7", "5.0", "4.0", "400", "12", "0", "1.9"]
     assert "peak of 2.0" in text
     assert "The last 2 batches, in 1.0 s" in text
-    assert "Altogether: 1 epoch, 2 batches, 128 samples, 2.0 MB, 1.0 s waited" in text
+    assert "Altogether: 1 epoch, 2 batches, 128 samples, 2.0 MB fetched, 1.0 s waited" in text
 
 
 def test_an_epoch_under_way_shows_how_far_it_is_and_when_it_will_end():
@@ -162,8 +162,8 @@ def test_the_text_report_is_plain_and_explains_its_words():
         ({"wait_decode_s": 6, "wait_fetch_s": 4}, "waiting for rows", "waiting for chunks", "Fewer columns"),
         ({"wait_throttle_s": 10}, "waiting as the store", "", "Larger chunks"),
         ({"wait_queue_s": 9, "loop_s": 1}, "waiting for the threads", "the training loop's own", "Leave a core"),
-        ({"plan_s": 6, "loop_s": 4}, "planning before the first batch (60.0%", "the training", "Longer epochs"),
-        ({"plan_s": 2, "loop_s": 8}, "the training loop's own steps (80.0%", "planning", "Longer epochs"),
+        ({"plan_s": 6, "loop_s": 4}, "planning before the first batch (60.0%", "the training", "longer epochs"),
+        ({"plan_s": 2, "loop_s": 8}, "the training loop's own steps (80.0%", "planning", "longer epochs"),
     ],
 )
 def test_the_limit_is_what_takes_most_of_the_time_and_advice_is_for_what_can_be_changed(stats, first, then, told):
@@ -180,8 +180,9 @@ def test_the_limit_is_what_takes_most_of_the_time_and_advice_is_for_what_can_be_
 def test_while_an_epoch_runs_the_limit_is_that_of_the_last_batches():
     waiting = [BatchFigures(fetch_s=0.75, origin_bytes=3_000_000)] * 5
     monitor = under_way(*waiting)
-    assert limit_of(monitor.snapshot()).startswith("Limit: waiting for chunks on their way (75.0% of the time), then")
-    assert "(3.0 MB/s came)" in limit_of(monitor.snapshot())
+    assert limit_of(monitor.snapshot()).startswith(
+        "Limit: waiting for chunks on their way (75.0% of the time, 3.0 MB/s), then"
+    )
     monitor.epoch(EpochStats(7, loop_s=1.0))
     assert "own steps (100.0%" in limit_of(monitor.snapshot())
     assert limit_of(Monitor().snapshot()) == "Limit: not known yet"

@@ -1,9 +1,10 @@
 """What to change, by what the doctor measured."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from foreshard.loader.doctor.findings import Diagnosis
+from foreshard.loader.doctor.findings import PARTS, Case, Diagnosis, Part
 from foreshard.prefetch.monitor import EpochStats
 
 WORTH: Final = 0.05
@@ -21,7 +22,7 @@ class Advice:
     """One thing to change, or to know.
 
     Attributes:
-        about: `step`, `nothing`, `memory`, `order`, `chunks`, `concurrency`, `columns` or `threads`.
+        about: `step`, `nothing`, `memory`, `order`, `chunks`, `concurrency`, `columns`, `threads` or `cores`.
         text: what was seen and what to do.
     """
 
@@ -30,14 +31,15 @@ class Advice:
 
 
 def advise(diagnosis: Diagnosis) -> list[Advice]:
-    """Return what to change, the greater stall first; one line of praise if nothing."""
+    """Return what to change, what costs most first; one line of praise if nothing."""
     shares, found = diagnosis.shares, []
     if not diagnosis.case.step_s:
         found.append(_rates(diagnosis))
-    fetch = _fetch(diagnosis) if shares["fetch"] >= WORTH else []
-    prep = _prep(diagnosis) if shares["prep"] >= WORTH else []
-    found += fetch + prep if shares["fetch"] >= shares["prep"] else prep + fetch
-    if not fetch and not prep:
+    worth: list[Part] = [part for part in PARTS if part in _CHANGES and shares[part] >= WORTH]
+    worth.sort(key=lambda part: -shares[part])
+    for part in worth:
+        found += [each for each in _CHANGES[part](diagnosis) if each.about not in {other.about for other in found}]
+    if not worth:
         rate = diagnosis.cold.samples_per_s
         told = f"even cold the loop gets {rate:,.0f} samples/s; stalls below {WORTH:.0%} of a step are worth no change"
         found.append(Advice("nothing", told))
@@ -82,13 +84,12 @@ def _memory(diagnosis: Diagnosis, stats: EpochStats) -> list[Advice]:
     case, again = diagnosis.case, stats.origin_bytes - diagnosis.case.cold_bytes
     if again < _REFETCHED * stats.origin_bytes:
         return []
-    enough = case.cold_bytes + 2 * case.largest
     return [
         Advice(
             "memory",
             f"{again / _MEGA:,.1f} of the {stats.origin_bytes / _MEGA:,.1f} MB fetched had been fetched before; raise "
             f"--memory from {diagnosis.cold.memory / _MEGA:,.1f} MB (loader.cache_fraction): with "
-            f"{enough / _MEGA:,.1f} MB nothing of this run is fetched twice",
+            f"{case.enough / _MEGA:,.1f} MB nothing of this run is fetched twice",
         )
     ]
 
@@ -99,14 +100,20 @@ def _order(diagnosis: Diagnosis, stats: EpochStats) -> list[Advice]:
     amplified = stats.origin_bytes / needed if needed else 0.0
     if amplified < _AMPLIFIED:
         return []
-    other = "more memory or smaller chunks" if case.order == "block_shuffle" else "--order block, or more memory,"
+    touches = stats.touches / stats.steps
+    other = "--order block, or more memory," if _gathers(case, touches) else "more memory or smaller chunks"
     return [
         Advice(
             "order",
             f"{amplified:,.1f} bytes were fetched for every byte of a sample, as a batch of {case.batch:,} touches "
-            f"{stats.touches / stats.steps:,.0f} chunks and uses little of each; {other} would use more of them",
+            f"{touches:,.0f} chunks and uses little of each; {other} would use more of them",
         )
     ]
+
+
+def _gathers(case: Case, touches: float) -> bool:
+    """Whether an order by blocks of neighbours would touch far fewer chunks: not if the layout scatters neighbours."""
+    return case.order != "block_shuffle" and case.neighbour_chunks <= touches / 2
 
 
 def _prep(diagnosis: Diagnosis) -> list[Advice]:
@@ -116,20 +123,38 @@ def _prep(diagnosis: Diagnosis) -> list[Advice]:
         told = f"every batch is gathered from all {case.columns} columns; name those that the model reads (--column)"
         found.append(Advice("columns", told))
     touches = stats.touches / stats.steps if stats is not None and stats.steps else 0.0
-    if touches >= _SCATTERED * case.batch and case.order != "block_shuffle":
+    if touches >= _SCATTERED * case.batch and _gathers(case, touches):
         found.append(
             Advice(
                 "order",
                 f"a batch of {case.batch:,} is gathered from {touches:,.0f} chunks; --order block gathers longer runs "
-                "from fewer",
+                f"from about {case.neighbour_chunks:,.0f}",
             )
         )
-    busy = diagnosis.stalls_s["prep"] * 1e3
+    waited = diagnosis.parts_s["prep"] * 1e3
     found.append(
         Advice(
             "threads",
-            f"preparing batches costs {busy:.2f} ms a step beyond the compute; let more threads or loader workers "
-            "prepare and transform them, or do what the transform does once, when the source is written",
+            f"the loop waits {waited:.2f} ms a step for batches whose data are in memory; let more loader workers or "
+            "transform_threads prepare and transform them, or do what the transform does once, in the source",
         )
     )
     return found
+
+
+def _contention(diagnosis: Diagnosis) -> list[Advice]:
+    slower = diagnosis.parts_s["contention"] * 1e3
+    return [
+        Advice(
+            "cores",
+            f"the step itself took {slower:.2f} ms longer while batches were made beside it; leave a core to the "
+            "loader, and see whether something else runs on this machine",
+        )
+    ]
+
+
+_CHANGES: Final[dict[Part, Callable[[Diagnosis], list[Advice]]]] = {
+    "fetch": _fetch,
+    "prep": _prep,
+    "contention": _contention,
+}

@@ -16,7 +16,7 @@ from foreshard.errors import ConfigError
 from foreshard.keys import LayoutRef
 from foreshard.loader.batch import Batch
 from foreshard.loader.doctor.findings import Case, Diagnosis, Phase, PhaseName
-from foreshard.loader.doctor.streams import CycleOrder, RunOrder, fitting_batches
+from foreshard.loader.doctor.streams import CycleOrder, RunOrder, fitting_batches, neighbour_chunks
 from foreshard.loader.loader import Loader
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.order import Order
@@ -124,6 +124,7 @@ class Examination:
         """Return what the runs tell together."""
         manifest, options, mine = self.manifest, self._options, self._mine
         local = self._repository.store.local
+        population = np.flatnonzero(mine[manifest.chunk_of])
         case = Case(
             layout=str(manifest.ref),
             order=self._run.name,
@@ -136,6 +137,7 @@ class Examination:
             sample_bytes=float(manifest.nbytes[mine].sum() / max(manifest.rows[mine].sum(), 1)),
             largest=self._largest,
             cold_bytes=int(manifest.nbytes[self._cold_chunks].sum()),
+            neighbour_chunks=neighbour_chunks(population, options.global_batch, manifest.chunk_of),
             caches="the system was asked to forget the shards"
             if local
             else "those of the store's server stay as they are",

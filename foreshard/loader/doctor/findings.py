@@ -6,8 +6,11 @@ from typing import Any, Final, Literal
 from foreshard.prefetch.monitor import EpochStats
 
 PhaseName = Literal["compute only", "all in memory", "cold"]
-Stall = Literal["compute", "prep", "fetch"]
-STALLS: Final[tuple[Stall, ...]] = ("compute", "prep", "fetch")
+Part = Literal["compute", "prep", "fetch", "contention"]
+PARTS: Final[tuple[Part, ...]] = ("compute", "prep", "fetch", "contention")
+"""What a step's time goes into; `Diagnosis.parts_s` tells how each is found."""
+_AHEAD: Final = 0.1
+"""Share of the memory that a planner sets aside for fetching ahead at most, in a first epoch."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class Case:
         sample_bytes: stored bytes per sample of the split.
         largest: bytes of its largest chunk.
         cold_bytes: bytes of the different chunks that the cold run used.
+        neighbour_chunks: chunks that a batch of neighbouring samples lies in, on average.
         caches: what was done about caches that are not the loader's.
     """
 
@@ -93,7 +97,14 @@ class Case:
     sample_bytes: float
     largest: int
     cold_bytes: int
+    neighbour_chunks: float
     caches: str
+
+    @property
+    def enough(self) -> int:
+        """Bytes of memory with which no chunk of the cold run is fetched twice, by what the planner sets aside."""
+        ahead = max(self.cold_bytes / (1 - _AHEAD), self.cold_bytes + self.largest)
+        return int(ahead) + self.largest + 1
 
 
 @dataclass(frozen=True)
@@ -118,16 +129,28 @@ class Diagnosis:
         return self.compute_only, self.in_memory, self.cold
 
     @property
-    def stalls_s(self) -> dict[Stall, float]:
-        """Seconds of a cold step by what they went into; a run that took less than the one before adds nothing."""
-        compute = self.compute_only.step_s
-        warm = max(self.in_memory.step_s, compute)
-        cold = max(self.cold.step_s, warm)
-        return {"compute": compute, "prep": warm - compute, "fetch": cold - warm}
+    def parts_s(self) -> dict[Part, float]:
+        """Seconds of a cold step by what they went into; they add up to it.
+
+        prep is what the loop waited for with all data in memory, fetch what it waited for beyond that when it was cold.
+        compute is what the step takes alone, contention what it took longer while batches were made beside it.
+        """
+        cold = self.cold
+        waited = cold.waited_s / cold.steps
+        own = max(cold.step_s - waited, 0.0)
+        prep = min(self.in_memory.waited_s / self.in_memory.steps, waited)
+        compute = min(self.compute_only.step_s, own)
+        return {"compute": compute, "prep": prep, "fetch": waited - prep, "contention": own - compute}
 
     @property
-    def shares(self) -> dict[Stall, float]:
+    def bottleneck(self) -> Part:
+        """What most of a cold step goes into."""
+        parts = self.parts_s
+        return max(PARTS, key=lambda name: parts[name])
+
+    @property
+    def shares(self) -> dict[Part, float]:
         """Shares of a cold step; they add up to 1."""
-        stalls = self.stalls_s
-        total = sum(stalls.values())
-        return {name: stalls[name] / total for name in STALLS}
+        parts = self.parts_s
+        total = sum(parts.values())
+        return {name: parts[name] / total if total else float(name == "compute") for name in PARTS}

@@ -1,12 +1,15 @@
 """Orders that the doctor reads: the beginning of a run, however many epochs it takes, and a few batches in turn."""
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foreshard.errors import ConfigError
 from foreshard.loader.order import Order
+
+_LOOKED_AT: Final = 64
+"""Batches of neighbours that are looked at, at most."""
 
 
 class RunOrder:
@@ -105,3 +108,16 @@ def fitting_batches(
         used[chunks] = True
         total, count = total + more, count + 1
     return count, total
+
+
+def neighbour_chunks(ids: NDArray[np.int64], batch: int, chunk_of: NDArray[np.int32]) -> float:
+    """Return how many chunks a batch of samples that follow each other lies in, on average over a few batches.
+
+    Args:
+        ids: the samples by id, shape (n,); at least one.
+        batch: samples per step.
+        chunk_of: chunk of every sample.
+    """
+    length = min(batch, len(ids))
+    starts = np.unique(np.linspace(0, len(ids) - length, _LOOKED_AT).astype(np.int64))
+    return float(np.mean([len(np.unique(chunk_of[ids[start : start + length]])) for start in starts]))
