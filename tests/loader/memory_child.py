@@ -70,7 +70,7 @@ def main(folder, memory, epochs):
     store = ObjectStore.open(Path(folder).as_uri())
     repository = Repository(store, "data")
     rows = repository.open().header.rows
-    order = BlockShuffleOrder(np.arange(rows), 3, block=40, window=4)
+    order = BlockShuffleOrder(np.arange(rows), 3, block=40, window=16)
     options = LoaderOptions(32, memory=memory, timeout=60)
     Loader(repository, order, options).close()  # starts the pools of native libraries
     gc.collect()
