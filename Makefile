@@ -72,7 +72,7 @@ define install
 endef
 
 # Peers need an older numpy than development does; PEERS come without their dependencies, see pyproject.toml.
-PEERS := mosaicml-streaming
+PEERS := mosaicml-streaming litdata webdataset
 BENCH_PINS := -c benchmarks/constraints.txt
 
 .venv-bench/.installed: pyproject.toml benchmarks/constraints.txt | .venv/bin/uv

@@ -21,7 +21,7 @@ from rich.table import Table
 ROOT: Final = Path(__file__).parent.parent
 ROUNDS: Final = 5
 
-_PACKAGES: Final = ("numpy", "pyarrow", "obstore", "mosaicml-streaming", "torch")
+_PACKAGES: Final = ("numpy", "pyarrow", "obstore", "mosaicml-streaming", "litdata", "webdataset", "torch")
 _FIGURE_COLUMNS: Final = ("figure", "measured", "target", "met")
 _KIB_PER_MB: Final = 1e6 / 1024
 
@@ -30,7 +30,7 @@ _MEASURED: Final = """
 import json, os, subprocess, sys
 process = subprocess.Popen(sys.argv[1:])
 _, status, usage = os.wait4(process.pid, 0)
-print(json.dumps([os.waitstatus_to_exitcode(status), usage.ru_maxrss]))
+print(json.dumps([os.waitstatus_to_exitcode(status), usage.ru_maxrss, usage.ru_utime + usage.ru_stime]))
 """
 
 # Wide enough for the tables where there is no terminal to ask.
@@ -108,10 +108,17 @@ def ratio(slow: Sequence[float], quick: Sequence[float]) -> Ratio:
 
 @dataclass(frozen=True)
 class Fresh:
-    """What a process of its own returned, and its peak resident memory in MB (that of its largest child if larger)."""
+    """What a process of its own returned, and what it took.
+
+    Attributes:
+        answer: what the task returned.
+        peak_rss_mb: peak resident memory in MB, that of its largest child if that was larger.
+        cpu_s: CPU seconds of the process and of all children that it waited for, imports included.
+    """
 
     answer: Any
     peak_rss_mb: float
+    cpu_s: float
 
 
 def run_fresh(task: str, *arguments: str | int | Path) -> Fresh:
@@ -125,11 +132,11 @@ def run_fresh(task: str, *arguments: str | int | Path) -> Fresh:
         [sys.executable, "-ISc", _MEASURED, *command], check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     *answer, measured = done.stdout.splitlines()
-    code, peak = json.loads(measured)
+    code, peak, cpu = json.loads(measured)
     if code:
         raise subprocess.CalledProcessError(code, command)
     unit = 1e6 if sys.platform == "darwin" else _KIB_PER_MB
-    return Fresh(json.loads(answer[-1]), peak / unit)
+    return Fresh(json.loads(answer[-1]), peak / unit, cpu)
 
 
 # -- servers -------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ _SCALARS: Final = {
 
 @functools.cache
 def mosaic_writer() -> "type[MDSWriter]":
-    """Return MosaicML Streaming's `MDSWriter`.
+    """Return MosaicML Streaming's `MDSWriter`; after this call `streaming` can be imported.
 
     `import streaming` imports torchvision for the base class of its vision datasets alone. PyPI's torchvision does not
     load beside a CPU build of torch, so where it is missing two names stand in for it.

@@ -49,8 +49,15 @@ def open_layout(url: str, generation: str, plan_digest: str) -> dict[str, float]
     return {"seconds": time.perf_counter() - began, "chunks": len(manifest)}
 
 
+def peer_task(task: str, *arguments: str) -> Any:  # noqa: ANN401 - what the task returns, for JSON
+    """Run a task of `benchmarks.peers_reading`."""
+    from benchmarks import peers_reading
+
+    return getattr(peers_reading, task)(*arguments)
+
+
 TASKS: Final[dict[str, Callable[..., Any]]] = {
-    task.__name__: task for task in (import_only, materialize_samples, commit_big_layout, open_layout)
+    task.__name__: task for task in (import_only, materialize_samples, commit_big_layout, open_layout, peer_task)
 }
 
 

@@ -57,8 +57,16 @@ class Workload:
 
 def samples(rows: int) -> Workload:
     """Return samples of 25 KB that do not compress, and an integer label, in Parquet files of 125 MB."""
-    folder = _made(f"samples-{rows}", lambda partial: write_samples(partial, rows))
+    folder = made(f"samples-{rows}", lambda partial: write_samples(partial, rows))
     return workload_of("samples", folder, chunk_rows=100, shard_rows=2_500)
+
+
+def small_samples(chunks: int) -> Workload:
+    """Return samples of 2.5 KB in chunks of ten, all of one size; neighbours by id lie together."""
+    rows = 10 * chunks
+    folder = made(f"small-samples-{rows}", lambda partial: write_samples(partial, rows, sample_bytes=2_500))
+    work = workload_of("small samples", folder, chunk_rows=10, shard_rows=1_000)
+    return replace(work, order=np.arange(rows))
 
 
 def tabular(rows: int | None = None) -> Workload:
@@ -69,10 +77,10 @@ def tabular(rows: int | None = None) -> Workload:
         partial.rmdir()
         prepare_source(partial, rows)
 
-    return workload_of("tabular", _made(f"tabular-{rows or 'all'}", fill), chunk_rows=1_024, shard_rows=512 * 1_024)
+    return workload_of("tabular", made(f"tabular-{rows or 'all'}", fill), chunk_rows=1_024, shard_rows=512 * 1_024)
 
 
-def write_samples(folder: Path, rows: int, *, seed: int = 0) -> None:
+def write_samples(folder: Path, rows: int, *, seed: int = 0, sample_bytes: int = SAMPLE_BYTES) -> None:
     """Write the samples of the workload `samples` as Parquet, one row group after the other."""
     random = np.random.default_rng(seed)
     schema = pa.schema([pa.field("payload", pa.binary()), pa.field("label", pa.int64())])
@@ -82,8 +90,8 @@ def write_samples(folder: Path, rows: int, *, seed: int = 0) -> None:
         with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer:
             for first in range(start, min(start + _FILE_ROWS, rows), _ROW_GROUP_ROWS):
                 count = min(_ROW_GROUP_ROWS, start + _FILE_ROWS - first, rows - first)
-                raw = pa.py_buffer(random.bytes(count * SAMPLE_BYTES))
-                offsets = pa.py_buffer(np.arange(0, (count + 1) * SAMPLE_BYTES, SAMPLE_BYTES, dtype=np.int32))
+                raw = pa.py_buffer(random.bytes(count * sample_bytes))
+                offsets = pa.py_buffer(np.arange(count + 1, dtype=np.int32) * np.int32(sample_bytes))
                 payload = pa.Array.from_buffers(pa.binary(), count, [None, offsets, raw])
                 labels = pa.array(random.integers(0, 1_000, count))
                 writer.write_batch(pa.record_batch([payload, labels], schema=schema))
@@ -202,7 +210,7 @@ def workload_of(name: str, folder: Path, *, chunk_rows: int, shard_rows: int) ->
     return Workload(name, folder, snapshot, chunk_rows, shard_rows, order)
 
 
-def _made(name: str, fill: Callable[[Path], None]) -> Path:
+def made(name: str, fill: Callable[[Path], None]) -> Path:
     """Return a temporary folder that `fill` filled, now or earlier; it is there whole or not at all."""
     base = Path(tempfile.gettempdir()) / f"foreshard-bench-{os.getuid()}"
     folder = base / name

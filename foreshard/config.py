@@ -154,7 +154,7 @@ class LoaderConfig(_Model):
         global_batch: samples per step over all ranks.
         cache_fraction: memory for prefetched chunks as a share of the node's part of the dataset.
         queue_batches: assembled batches that may wait for the training loop.
-        concurrency: fetches in flight at a time.
+        concurrency: most fetches in flight at a time.
         timeout: seconds any wait may last before it fails, saying what it waited for.
         phases: parts an epoch is divided into for forecasts and prefetch deadlines.
     """
@@ -162,7 +162,7 @@ class LoaderConfig(_Model):
     global_batch: int = Field(256, gt=0)
     cache_fraction: float = Field(0.1, gt=0, le=1)
     queue_batches: int = Field(8, ge=1)
-    concurrency: int = Field(4, ge=1)
+    concurrency: int = Field(16, ge=1)
     timeout: float = Field(60.0, gt=0)
     phases: int = Field(4, ge=1)
 

@@ -61,7 +61,7 @@ def doctor(  # noqa: PLR0913 - a command's options
     ] = None,
     concurrency: Annotated[
         int | None,
-        typer.Option("--concurrency", min=1, help="Most fetches in flight; 4 by default.", rich_help_panel=_LOOP),
+        typer.Option("--concurrency", min=1, help="Most fetches in flight; 16 by default.", rich_help_panel=_LOOP),
     ] = None,
     column: Annotated[
         list[str] | None,

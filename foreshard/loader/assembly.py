@@ -3,22 +3,21 @@
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Condition, Thread
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from foreshard.errors import ConfigError, DeadlineError
+from foreshard.loader.batch import Batch
+from foreshard.loader.job import ChunkMemory, Job
 from foreshard.loader.planning import Window
-from foreshard.prefetch.arena import Arena
-from foreshard.prefetch.gather import Gatherer
-from foreshard.prefetch.prefetcher import Prefetcher
+from foreshard.loader.transforms import Transforms, result
 
 if TYPE_CHECKING:
-    from foreshard.prefetch.region import Lent
+    from concurrent.futures import Future
 
 
 @dataclass(frozen=True)
@@ -26,9 +25,9 @@ class Assembled:
     """One batch and what it took, chunk by chunk.
 
     Attributes:
+        batch: the batch, as the training loop receives it if nothing transforms it.
         window: what was planned together with it.
         index: index of its step there.
-        rows: the batch, in the order's sequence.
         chunks: int32 (t,), chunks touched.
         hit: bool (t,), whether each was in memory.
         nbytes: int32 (t,), bytes fetched for each touch; 0 for a hit.
@@ -36,11 +35,12 @@ class Assembled:
         fetch_us: int32 (t,), how long each fetch took.
         fetch_s: seconds in which the assembler waited for chunks or read them.
         gather_s: seconds that gathering the rows took.
+        coming: what the batch is being made into; None if nothing is.
     """
 
+    batch: Batch
     window: Window
     index: int
-    rows: pa.RecordBatch
     chunks: NDArray[np.int32]
     hit: NDArray[np.bool_]
     nbytes: NDArray[np.int32]
@@ -48,6 +48,7 @@ class Assembled:
     fetch_us: NDArray[np.int32]
     fetch_s: float = 0.0
     gather_s: float = 0.0
+    coming: "Future[tuple[Any, float]] | None" = None
 
 
 class Assembler:
@@ -56,27 +57,26 @@ class Assembler:
     Args:
         first: the loop's first window.
         following: returns the next one; None after the last.
-        prefetcher: lends the chunks.
-        arena: where they lie.
-        gatherer: takes rows from there.
+        memory: where the chunks lie.
+        epoch: the epoch.
         depth: finished batches that may wait.
         timeout: seconds `next_batch` may wait.
+        transforms: what transforms batches; None to hand them out as they are.
     """
 
     def __init__(
         self,
         first: Window,
         following: Callable[[], Window | None],
-        prefetcher: Prefetcher,
+        memory: ChunkMemory,
         *,
-        arena: Arena,
-        gatherer: Gatherer,
+        epoch: int,
         depth: int,
         timeout: float,
+        transforms: Transforms | None = None,
     ) -> None:
-        self._arena, self._gatherer = arena, gatherer
-        self._window, self._following, self._prefetcher = first, following, prefetcher
-        self._depth, self._timeout = depth, timeout
+        self._window, self._following, self._memory = first, following, memory
+        self._epoch, self._depth, self._timeout, self._transforms = epoch, depth, timeout, transforms
         self._ready: deque[Assembled] = deque()
         self._changed = Condition()
         self._failure: Exception | None = None
@@ -94,13 +94,14 @@ class Assembler:
         """Whether `stop` was called."""
         return self._stopped
 
-    def next_batch(self) -> tuple[Assembled, float]:
-        """Return the next batch and the seconds this call waited for it (0.0 if it was ready).
+    def next_batch(self) -> tuple[Assembled, Any, float]:
+        """Return the next batch, what it was made into, and the seconds this call waited for it (0.0 if it was ready).
 
         Raises:
             DeadlineError: no batch was finished in time.
             ConfigError: the assembler was stopped.
             ForeshardError: whatever ended the thread.
+            Exception: whatever the transform raised.
         """
         with self._changed:
             waited = 0.0
@@ -110,9 +111,14 @@ class Assembler:
                 waited = time.perf_counter() - start
                 if not self._ready:
                     raise self._failure or self._why_none()
-            batch = self._ready.popleft()
+            made = self._ready.popleft()
             self._changed.notify_all()
-        return batch, waited
+        if made.coming is None:
+            return made, made.batch, waited
+        start, ready = time.perf_counter(), made.coming.done()
+        item, spent = result(made.coming, made.batch, self._timeout)
+        waited += 0.0 if ready else time.perf_counter() - start
+        return replace(made, gather_s=made.gather_s + spent), item, waited
 
     def _why_none(self) -> ConfigError | DeadlineError:
         if self._stopped:
@@ -143,6 +149,8 @@ class Assembler:
         # Who has waited for a whole timeout already shall not wait for another.
         self._thread.join(0 if self._overdue else self._timeout)
         self._overdue = False
+        if self._transforms is not None:
+            self._transforms.close()
         return not self._thread.is_alive()
 
     def _run(self) -> None:
@@ -151,7 +159,7 @@ class Assembler:
                 window = self._following()
                 if window is None:
                     return
-                self._prefetcher.cross(window.base, window.kept_at_start)
+                self._memory.prefetcher.cross(window.base, window.kept_at_start)
                 self._touch, self._window = 0, window
         except Exception as error:  # noqa: BLE001 - raised again by next_batch
             with self._changed:
@@ -173,9 +181,10 @@ class Assembler:
     def _assemble(self, index: int) -> Assembled | None:
         """Return the batch of a step, or None if the assembler was stopped."""
         window, plan = self._window, self._window.touches
+        span = slice(plan.batch_offsets[index], plan.batch_offsets[index + 1])
         first, last = int(plan.step_offsets[index]), int(plan.step_offsets[index + 1])
         began = time.perf_counter()
-        job = _Job(window, first, last, self._prefetcher, self._arena, self._gatherer)
+        job = Job(window, first, last, self._memory)
         try:
             for at in job.begin():
                 if self._stopped:
@@ -186,110 +195,15 @@ class Assembler:
         finally:
             job.abandon()
         figures = job.figures
+        batch = Batch(self._epoch, int(plan.steps[index]), plan.sample_ids[span], plan.positions[span], rows)
         return Assembled(
+            batch,
             window,
             index,
-            rows,
             plan.chunks[first:last],
             figures[0].astype(np.bool_),
             *(figures[i].astype(np.int32) for i in (1, 2, 3)),
             fetch_s=time.perf_counter() - began - job.gather_s,
             gather_s=job.gather_s,
-        )
-
-
-class _Job:
-    """One batch being assembled: as many chunks at a time as are in memory together, all of them if possible.
-
-    Attributes:
-        figures: int64 (4, t), hit, bytes fetched, microseconds waited and microseconds fetched of each touch.
-        gather_s: seconds that gathering took.
-    """
-
-    def __init__(
-        self,
-        window: Window,
-        first: int,
-        last: int,
-        prefetcher: Prefetcher,
-        arena: Arena,
-        gatherer: Gatherer,
-    ) -> None:
-        self._prefetcher, self._arena, self._gatherer = prefetcher, arena, gatherer
-        plan = window.touches
-        self._first = window.base + first
-        self._chunks: list[int] = plan.chunks[first:last].tolist()
-        self._keep: list[bool] = window.keep[first:last].tolist()
-        offsets = plan.row_offsets[first : last + 1]
-        self._row_starts, self._counts = offsets[:-1] - offsets[0], np.diff(offsets)
-        self._rows = plan.rows[offsets[0] : offsets[-1]].astype(np.int64)
-        self._places = plan.places[offsets[0] : offsets[-1]]
-        self._group: list[tuple[int, Lent]] = []
-        self._parts: list[tuple[pa.RecordBatch, NDArray[np.int32]]] = []
-        self.figures = np.zeros((4, last - first), np.int64)
-        self.gather_s = 0.0
-
-    def begin(self) -> list[int]:
-        """Borrow what is in memory and return the touches whose chunks are not."""
-        lent = self._prefetcher.lend_ready(self._chunks)
-        self._group = [(at, one) for at, one in enumerate(lent) if one is not None]
-        return [at for at, one in enumerate(lent) if one is None]
-
-    def add(self, at: int) -> None:
-        """Borrow one more chunk; those borrowed before are done with first if there is no room for all."""
-        touch, chunk = self._first + at, self._chunks[at]
-        lent = self._prefetcher.lend(touch, chunk, holding=bool(self._group))
-        if lent is None:
-            self._flush()
-            lent = self._prefetcher.lend(touch, chunk)
-            assert lent is not None, "only a holder is sent back"
-        self._group.append((at, lent))
-        if lent.bypass:
-            self._flush()
-
-    def finish(self) -> pa.RecordBatch:
-        """Return the rows, each in its place of the batch."""
-        if not self._parts and len(self._group) == len(self._chunks):
-            inverse = np.empty(len(self._places), np.int64)
-            inverse[self._places] = np.arange(len(self._places))
-            self._flush(inverse)
-            return self._parts[0][0]
-        self._flush()
-        arrow: Any = pa  # its stubs lack concat_batches
-        gathered = arrow.concat_batches([rows for rows, _ in self._parts])
-        places = np.concatenate([places for _, places in self._parts])
-        inverse = np.empty(len(places), np.int64)
-        inverse[places] = np.arange(len(places))
-        return gathered.take(pa.array(inverse))
-
-    def abandon(self) -> None:
-        """Give back what is borrowed still."""
-        if self._group:
-            self._give_back()
-
-    def _flush(self, order: NDArray[np.int64] | None = None) -> None:
-        """Gather the rows of the chunks borrowed and give these back."""
-        began = time.perf_counter()
-        self._group.sort(key=lambda item: item[0])
-        at = np.array([at for at, _ in self._group], np.int64)
-        slots = np.array([lent.entry.held for _, lent in self._group], np.int64)
-        counts = self._counts[at]
-        # The rows of the group's touches, one touch after the other.
-        ends = np.cumsum(counts)
-        index = np.repeat(self._row_starts[at] - ends + counts, counts) + np.arange(int(counts.sum()))
-        rows = self._gatherer.gather(self._arena, slots, counts, self._rows[index], order)
-        self._parts.append((rows, self._places[index]))
-        for i, lent in self._group:
-            fetched = (0, 0) if lent.hit else (lent.entry.nbytes, lent.entry.fetch_us)
-            self.figures[:, i] = lent.hit, fetched[0], lent.waited_us, fetched[1]
-        self._give_back()
-        self.gather_s += time.perf_counter() - began
-
-    def _give_back(self) -> None:
-        group, self._group = self._group, []
-        self._prefetcher.give_back(
-            [self._first + at for at, _ in group],
-            [self._chunks[at] for at, _ in group],
-            [lent for _, lent in group],
-            [self._keep[at] for at, _ in group],
+            coming=self._transforms.begin(batch) if self._transforms is not None else None,
         )

@@ -6,17 +6,19 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from foreshard.errors import AccessDeniedError, ObjectNotFoundError
+from foreshard.errors import AccessDeniedError, ConfigError, ObjectNotFoundError
 from foreshard.keys import LayoutRef
 from foreshard.loader.corrupt import CorruptionGuard
 from foreshard.loader.dealing import nodes_of
 from foreshard.loader.options import LoaderOptions
-from foreshard.loader.planning import Requests
 from foreshard.loader.reading import chunk_fetcher, following_chunks, make_gatherer, wanted_columns
+from foreshard.loader.tiers import node_fetcher, open_disk
 from foreshard.prefetch.arena import Arena
+from foreshard.prefetch.concurrency import Concurrency
 from foreshard.prefetch.manifest import read_prefetch
 from foreshard.prefetch.prefetcher import Prefetcher
 from foreshard.prefetch.region import Region
+from foreshard.prefetch.requests import Requests
 from foreshard.prefetch.schedule import forecast_uses
 from foreshard.shards.leases import ReaderLease
 from foreshard.shards.manifest import Manifest
@@ -52,6 +54,31 @@ def hold_layout(repository: Repository, layout: LayoutRef | None, options: Loade
         raise
 
 
+def check_move(at: Manifest, to: Manifest, options: LoaderOptions, epoch: int, step: int) -> None:
+    """Refuse to go on with an epoch in a layout that would change what is seen.
+
+    Args:
+        at: the layout that is read.
+        to: the other one.
+        options: how samples are dealt.
+        epoch: the epoch.
+        step: its next step.
+
+    Raises:
+        ConfigError: the layout is of another snapshot, or samples are dealt by owner and the epoch has begun.
+    """
+    if to.header.fingerprint != at.header.fingerprint:
+        raise ConfigError(
+            f"layout {to.ref} is of snapshot {to.header.fingerprint}, this loader reads {at.header.fingerprint}; a run "
+            "keeps its snapshot, start a new run for new data"
+        )
+    if step and options.dealing == "owner" and options.place.world > 1:
+        raise ConfigError(
+            f"epoch {epoch} is dealt by owner, up to step {step} as layout {at.ref} places the samples; move to "
+            f"{to.ref} between epochs, on every rank"
+        )
+
+
 class HeldLayout:
     """An open layout with its prefetcher. No thread runs before `warm` or the prefetcher's `begin`.
 
@@ -71,6 +98,7 @@ class HeldLayout:
         requests: how chunks are fetched.
         corruption: what is done about corrupt chunks, and what was.
         prefetcher: holds and fetches the chunks.
+        disk: what the machine's processes share; None without.
 
     Raises:
         ConfigError: the layout lacks a column.
@@ -101,8 +129,13 @@ class HeldLayout:
         region = Region(budget, int(manifest.nbytes[mine].max(initial=0)))
         following = None if store.local else following_chunks(manifest)
         run_bytes = min(_RUN_BYTES, region.capacity // 8)
+        self.requests = Requests(Concurrency(options.max_concurrency), following, run_bytes)
         self.arena = Arena(region.capacity, region.bypass, self.gatherer.buffers)
         fetch = chunk_fetcher(store, manifest, self.gatherer, again=options.on_corrupt != "raise")
+        self.disk = open_disk(options, manifest.nbytes[mine])
+        if self.disk is not None:
+            fetch = node_fetcher(fetch, manifest, self.disk, self.gatherer)
+        # Outermost, so that what is read in a chunk's place is never kept on disk as that chunk.
         self.corruption = CorruptionGuard(options.on_corrupt, manifest, self.gatherer, fetch)
         self.prefetcher = Prefetcher(
             self.corruption.fetch,
@@ -111,10 +144,8 @@ class HeldLayout:
             self.arena,
             timeout=options.timeout,
             burst=_LOCAL_BURST if store.local else 1,
-            following=following,
-            run_bytes=run_bytes,
+            requests=self.requests,
         )
-        self.requests = Requests(options.max_concurrency, following, run_bytes)
         # A loader that is dropped without being closed leaves no thread behind.
         self._finalizer = weakref.finalize(self, self.prefetcher.dismiss)
         self._finalizer.atexit = False
@@ -141,6 +172,8 @@ class HeldLayout:
         try:
             self.prefetcher.close()
         finally:
+            if self.disk is not None:
+                self.disk.close()
             if self.lease is not None:
                 self.lease.release()
 
@@ -168,7 +201,7 @@ class HeldLayout:
         self.beyond = forecast_uses(self._scores)
         order = np.argsort(-expected / self.manifest.nbytes[chunks], kind="stable")
         pinned = chunks[order][table.column("pinned").to_numpy()[order]]
-        self.prefetcher.warm(pinned.tolist(), share=share, concurrency=self._options.max_concurrency)
+        self.prefetcher.warm(pinned.tolist(), share=share)
         return len(pinned)
 
     def forget(self) -> None:

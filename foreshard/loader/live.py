@@ -1,6 +1,9 @@
 """What a monitor knows, for people: a report in tables, and a view that follows a training loop."""
 
+import io
+import sys
 from collections.abc import Sequence
+from textwrap import wrap
 from threading import Event, Thread
 from types import TracebackType
 from typing import Final, Self
@@ -11,30 +14,67 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from foreshard.loader.limits import limit_of
 from foreshard.prefetch.monitor import CAUSES, EpochStats, Monitor, MonitorSnapshot
 from foreshard.prefetch.rolling import Rolling
 
 _EVERY_S: Final = 0.5
-_SHOWN: Final = 20
+_SHOWN: Final = 5
+_WIDTH: Final = 100
+_AROUND: Final = 4
+"""Lines of a table beside its rows: an empty one, title, header and rule."""
+_LEGEND: Final = (
+    "ready: share of batches that were there when the loop asked. residency: share of chunk uses that needed no fetch. "
+    "accuracy: share of prefetched bytes that were used. hits/MIN, bytes/MIN: hits and fetched bytes over those of "
+    "Belady's MIN, the least there can be, on the same uses with the same memory. fetch: chunks on their way. decode: "
+    "rows being gathered, decoded or transformed. throttle: the store asked for fewer requests. queue: no turn."
+)
 _MEGA: Final = 1e6
-_ATTRIBUTED: Final = 1e-9
-"""Seconds below which what is left of a wait after its causes is rounding."""
 
 
-def render_report(snapshot: MonitorSnapshot, *, epochs: int = _SHOWN) -> RenderableType:
-    """Return the figures of the last epochs and batches as tables that fit a terminal of 80 columns.
+def report_text(snapshot: MonitorSnapshot, *, width: int = _WIDTH) -> str:
+    """Return the figures as plain text: what `render_report` shows, of as many epochs as are known.
+
+    Args:
+        snapshot: from `Monitor.snapshot`.
+        width: columns.
+    """
+    console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False, highlight=False)
+    with console.capture() as captured:
+        console.print(render_report(snapshot, epochs=len(snapshot.epochs)))
+        if snapshot.epochs:
+            console.print(Text(f"\n{_LEGEND}"))
+    return "\n".join(line.rstrip() for line in captured.get().splitlines()).strip("\n")
+
+
+def render_report(
+    snapshot: MonitorSnapshot, *, epochs: int = _SHOWN, height: int | None = None, width: int = _WIDTH
+) -> RenderableType:
+    """Return where the loop stands, what limits it, and the figures of the last batches and epochs.
+
+    The tables fit a terminal of 80 columns.
 
     Args:
         snapshot: from `Monitor.snapshot`.
         epochs: how many epochs to show.
+        height: lines there are: tables that do not fit are left out, the last first; None for all.
+        width: columns there are.
     """
-    shown = snapshot.epochs[-epochs:]
-    parts: list[RenderableType] = []
+    lines = [line for line in (_stands(snapshot), _altogether(snapshot), limit_of(snapshot)) if line]
+    if not snapshot.totals.batches and not snapshot.epochs:
+        return Text(lines[0] if snapshot.running else "nothing was read yet")
+    shown = snapshot.epochs[-epochs:] if epochs else ()
+    tables = [_last_batches(snapshot.rolling)] if snapshot.rolling.batches else []
     if shown:
-        parts += [_reached(shown), _waited(shown), _moved(shown, snapshot.budget)]
-    if snapshot.rolling.batches:
-        parts.append(_last_batches(snapshot.rolling))
-    return Group(*parts) if parts else Text("nothing was read yet")
+        tables += [_reached(shown), _waited(shown), _moved(shown, snapshot.budget)]
+    parts: list[RenderableType] = [Text("\n".join(lines))]
+    left = sys.maxsize if height is None else height - sum(len(wrap(line, width)) for line in lines)
+    for table in tables:
+        left -= _AROUND + table.row_count
+        if left < 0:
+            break
+        parts += ["", table]
+    return Group(*parts)
 
 
 def epoch_line(stats: EpochStats, budget: int) -> str:
@@ -44,7 +84,7 @@ def epoch_line(stats: EpochStats, budget: int) -> str:
         stats: the epoch.
         budget: bytes of memory for chunks; 0 if not known.
     """
-    waits = ", ".join(f"{name} {seconds:.1f}" for name, seconds in _waits(stats) if seconds)
+    waits = ", ".join(f"{name} {seconds:.1f}" for name, seconds in stats.waits.items() if seconds)
     waited = f"waited {stats.wait_s:.1f} s ({waits})" if waits else f"waited {stats.wait_s:.1f} s"
     peak = _mega(stats.peak_bytes) + (f" of {_mega(budget)}" if budget else "")
     hits, nbytes = _share(stats.fraction_of_min), f"{stats.origin_over_min:.3f}" if stats.min_bytes else "?"
@@ -82,7 +122,7 @@ class LiveView:
         self._over.clear()
         if self._console.is_terminal:
             self._live = Live(
-                get_renderable=lambda: render_report(self._monitor.snapshot()),
+                get_renderable=self._render,
                 console=self._console,
                 refresh_per_second=1 / self._every,
             )
@@ -103,6 +143,12 @@ class LiveView:
             self._thread.join()
             self._thread = None
 
+    def _render(self) -> RenderableType:
+        size = self._console.size
+        # The last state scrolls, so that it may be as long as it is.
+        height = None if self._over.is_set() else size.height - 1
+        return render_report(self._monitor.snapshot(), height=height, width=size.width)
+
     def _follow(self) -> None:
         while not self._over.wait(self._every):
             self._print_new()
@@ -115,38 +161,61 @@ class LiveView:
             self._console.print(epoch_line(stats, snapshot.budget), soft_wrap=True, markup=False, highlight=False)
 
 
+# -- lines ---------------------------------------------------------------------------------------------
+
+
+def _stands(snapshot: MonitorSnapshot) -> str:
+    """Return where the epoch under way stands, and when it ends if it goes on as it did; nothing if none is."""
+    running, last = snapshot.running, snapshot.rolling
+    if running is None:
+        return ""
+    done = running.done / running.steps if running.steps else 1.0
+    told = f"Epoch {running.epoch}: {running.done:,} of {running.steps:,} batches ({done:.0%})"
+    if last.span_s and running.done:
+        told += f", about {_duration((running.steps - running.done) * last.span_s / (last.batches - 1))} left"
+    return told
+
+
+def _altogether(snapshot: MonitorSnapshot) -> str:
+    totals = snapshot.totals
+    epochs = "1 epoch" if totals.epochs == 1 else f"{totals.epochs:,} epochs"
+    return (
+        f"Altogether: {epochs}, {totals.batches:,} batches, {totals.samples:,} samples, "
+        f"{_mega(totals.origin_bytes)} MB, {sum(totals.waits.values()):,.1f} s waited"
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 # -- tables --------------------------------------------------------------------------------------------
 
 
 def _reached(epochs: Sequence[EpochStats]) -> Table:
-    table = _table(
-        "What was reached",
-        ("epoch", "batches", "samples", "ready", "residency", "accuracy", "MIN hits", "MIN bytes"),
-        "ready: of batches, not waited for. residency: of chunk uses, without a fetch. accuracy: of prefetched bytes, "
-        "used. MIN: hits as a share of those of Belady's MIN, and bytes fetched over those it would fetch.",
-    )
+    names = ("epoch", "batches", "samples/s", "ready", "residency", "accuracy", "hits/MIN", "bytes/MIN")
+    table = _table("What the epochs reached", names)
     for stats in epochs:
         rates = (stats.ready_rate, stats.residency_hit_rate, stats.prefetch_accuracy, stats.fraction_of_min)
         least = f"{stats.origin_over_min:.3f}x" if stats.min_bytes else "-"
-        counts = (f"{stats.epoch}", f"{stats.steps:,}", f"{stats.samples:,}")
+        counts = (f"{stats.epoch}", f"{stats.steps:,}", f"{stats.samples_per_s:,.0f}")
         table.add_row(*counts, *map(_share, rates), least)
     return table
 
 
 def _waited(epochs: Sequence[EpochStats]) -> Table:
-    rest = any(dict(_waits(stats)).get("other") for stats in epochs)
-    causes = (*CAUSES, "other") if rest else CAUSES
-    table = _table("Seconds before and between batches", ("epoch", "planned", "waited", *causes))
+    table = _table("Where their time went, in seconds", ("epoch", "total", "planning", "own steps", "waiting", *CAUSES))
     for stats in epochs:
-        waits = dict(_waits(stats))
-        seconds = (stats.plan_s, stats.wait_s, *(waits.get(cause, 0.0) for cause in causes))
+        seconds = (stats.total_s, stats.plan_s, stats.loop_s, stats.wait_s, *stats.waits.values())
         table.add_row(f"{stats.epoch}", *map(_seconds, seconds))
     return table
 
 
 def _moved(epochs: Sequence[EpochStats], budget: int) -> Table:
     of = f"peak of {_mega(budget)}" if budget else "peak"
-    table = _table("MB", ("epoch", "fetched", "MIN would", "requests", "on demand", "failed", of))
+    table = _table("What they moved, in MB", ("epoch", "fetched", "MIN would", "requests", "on demand", "failed", of))
     for stats in epochs:
         least = _mega(stats.min_bytes) if stats.min_bytes else "-"
         counts = (stats.origin_requests, stats.demand_requests, stats.failed_requests)
@@ -156,22 +225,22 @@ def _moved(epochs: Sequence[EpochStats], budget: int) -> Table:
 
 
 def _last_batches(last: Rolling) -> Table:
-    names = ("samples/s", "MB/s", "ready", "residency", "waited", *CAUSES)
-    table = _table(f"The last {last.batches:,} batches, {last.span_s:,.1f} s", names)
+    names = ("samples/s", "MB/s", "ready", "residency", "waiting", *CAUSES)
+    many = "batch" if last.batches == 1 else f"{last.batches:,} batches"
+    table = _table(f"The last {many}, in {last.span_s:,.1f} s; waits in seconds", names)
     shares = map(_share, (last.ready_rate, last.residency_hit_rate))
     waits = map(_seconds, (last.wait_s, *(last.waits[cause] for cause in CAUSES)))
     table.add_row(f"{last.samples_per_s:,.0f}", _mega(last.bytes_per_s), *shares, *waits)
     return table
 
 
-def _table(title: str, columns: Sequence[str], caption: str | None = None) -> Table:
+def _table(title: str, columns: Sequence[str]) -> Table:
     table = Table(
         title=title,
         title_justify="left",
         title_style="bold",
-        caption=caption,
-        caption_justify="left",
         box=box.SIMPLE_HEAD,
+        show_edge=False,
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
@@ -181,13 +250,6 @@ def _table(title: str, columns: Sequence[str], caption: str | None = None) -> Ta
 
 
 # -- values --------------------------------------------------------------------------------------------
-
-
-def _waits(stats: EpochStats) -> list[tuple[str, float]]:
-    """Return seconds waited by cause, and what no cause was given for as `other`."""
-    waits: list[tuple[str, float]] = list(stats.waits.items())
-    rest = stats.wait_s - sum(seconds for _, seconds in waits)
-    return [*waits, ("other", rest)] if rest > _ATTRIBUTED else waits
 
 
 def _share(value: float) -> str:

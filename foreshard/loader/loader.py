@@ -1,25 +1,30 @@
 """The loader: hands a training loop the batches of an order, from memory wherever the order or a forecast allows."""
 
 import os
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from foreshard.errors import ConfigError, DeadlineError
 from foreshard.keys import LayoutRef
-from foreshard.loader.batch import Batch
 from foreshard.loader.dealing import epoch_steps
 from foreshard.loader.epochs import EpochReport
-from foreshard.loader.held import HeldLayout, hold_layout
+from foreshard.loader.held import HeldLayout, check_move, hold_layout
 from foreshard.loader.loops import Loop, begin_loop
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.order import Order
 from foreshard.loader.progress import EpochProgress, begin_epoch
 from foreshard.loader.scheduling import EpochSchedule
 from foreshard.loader.state import read_state, write_state
+from foreshard.loader.transforms import Transform
 from foreshard.prefetch.control import Tuning, adjust
+from foreshard.prefetch.monitor import Monitor
+from foreshard.prefetch.prometheus import to_prometheus
 from foreshard.shards.manifest import Manifest
 from foreshard.shards.repository import Repository
 from foreshard.splits import split_code
+
+if TYPE_CHECKING:
+    from foreshard.loader.live import LiveView
 
 _WARM_SHARE: Final = 0.9
 """Of the memory: the rest is for what the first steps need beside what the forecast expects."""
@@ -31,8 +36,8 @@ class Loader:
     No thread runs before the first batch is asked for (or `warm`), and no collective ever. A process forked afterwards
     may go on reading from a local folder, with threads and memory of its own; the clients of other stores do not
     survive a fork, so reading there is refused. A loader can move to a newer layout (`refresh`) without changing the
-    order. `last_epoch` tells how the last epoch went, and is set before that epoch's last batch is handed
-    out.
+    order. `last_epoch` tells how the last epoch went, and is set before its last batch is handed out; `monitor`
+    takes the figures of all epochs, which `report`, `live` and `prometheus` show.
 
     Args:
         repository: the dataset's repository.
@@ -40,6 +45,8 @@ class Loader:
         options: how to read.
         split: the split the order's population comes from; sizes the memory.
         layout: the layout to read; the current one by default.
+        transform: makes of each batch what is yielded. It is called in threads (`transform_threads`), ahead of the
+            training loop, and changes no sequence; one thread calls it for one batch.
 
     Raises:
         ConfigError: an option that cannot be used.
@@ -55,18 +62,21 @@ class Loader:
         *,
         split: str = "train",
         layout: LayoutRef | None = None,
+        transform: Transform | None = None,
     ) -> None:
         self.order = order
+        self._transform = transform
         self.options = options
         self.repository = repository
         self._split = split_code(split)
         self.last_epoch: EpochReport | None = None
         self._epoch, self._step = 1, 0
-        self._tuning = Tuning(concurrency=options.max_concurrency)
+        self._tuning = Tuning()
         self._pid, self._forked = os.getpid(), False
         self._loop: Loop | None = None
         self._progress: EpochProgress | None = None
         self._held = hold_layout(repository, layout, options, self._split)
+        self.monitor = Monitor(self.memory)
 
     # -- the layout -----------------------------------------------------------------------------------
     @property
@@ -107,9 +117,10 @@ class Loader:
         held = hold_layout(self.repository, layout, self.options, self._split)
         loop, progress, old = self._loop, self._progress, self._held
         try:
-            if not self._check_move(held.manifest):
+            if held.manifest.ref == self.layout:
                 held.close()
                 return False
+            check_move(self.manifest, held.manifest, self.options, self._epoch, self._step)
             self.close()
         except BaseException:
             held.close()
@@ -119,28 +130,9 @@ class Loader:
         if progress is not None:
             progress.move(held.manifest, old.prefetcher.take_traffic())
         self._held = held
+        self.monitor.budget = self.memory
         self._held.keep()
         self._warm()
-        return True
-
-    def _check_move(self, to: Manifest) -> bool:
-        """Return whether a layout is another one than that which is read, and refuse it if it cannot be read instead.
-
-        Raises:
-            ConfigError: it cannot.
-        """
-        if to.ref == self.manifest.ref:
-            return False
-        if to.header.fingerprint != self.manifest.header.fingerprint:
-            raise ConfigError(
-                f"layout {to.ref} is of snapshot {to.header.fingerprint}, this loader reads "
-                f"{self.manifest.header.fingerprint}; a run keeps its snapshot, start a new run for new data"
-            )
-        if self._step and self.options.dealing == "owner" and self.options.place.world > 1:
-            raise ConfigError(
-                f"epoch {self._epoch} is dealt by owner, up to step {self._step} as layout {self.layout} places the "
-                f"samples; move to {to.ref} between epochs, on every rank"
-            )
         return True
 
     def warm(self) -> int:
@@ -163,14 +155,15 @@ class Loader:
         return self._held.warm(share=self._tuning.forecast * _WARM_SHARE)
 
     # -- reading --------------------------------------------------------------------------------------
-    def __iter__(self) -> Iterator[Batch]:
-        """Yield the rest of the current epoch, then move to the next one.
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the rest of the current epoch as `Batch`es or what `transform` made of them, then move to the next one.
 
         Raises:
             DeadlineError: no batch was ready in time.
             ConfigError: another loop over this loader is under way, or the order does not fit the dataset.
             StorageError: a chunk cannot be read.
             CorruptDataError: a chunk's bytes are not those that were written.
+            Exception: whatever the transform raised, at its batch's turn.
         """
         self._check_idle()
         loop = self._begin()
@@ -178,8 +171,8 @@ class Loader:
             if not loop.left:  # this worker has no step
                 self._finish(loop)
             while loop.left:
-                batch = loop.next_batch()
-                self._step = batch.step + 1
+                step, batch = loop.next_batch()
+                self._step = step + 1
                 if not loop.left:
                     self._finish(loop)
                 yield batch
@@ -196,9 +189,16 @@ class Loader:
         if progress is None or progress.epoch != epoch:
             progress = begin_epoch(self.repository, self.options, self.layout, epoch, schedule.steps)
         self._loop = begin_loop(
-            self._held, schedule, self._step, options=self.options, tuning=self._tuning, progress=progress
+            self._held,
+            schedule,
+            self._step,
+            options=self.options,
+            tuning=self._tuning,
+            progress=progress,
+            transform=self._transform,
         )
         self._progress = progress
+        progress.watch(self.monitor, schedule.steps, self._step)
         return self._loop
 
     def _leave(self, loop: Loop) -> None:
@@ -214,11 +214,33 @@ class Loader:
         steps = self._steps(progress.epoch)
         told = (progress.layout, stats, progress.log)
         self.last_epoch = EpochReport(progress.epoch, place.rank, place.world, steps, *told)
-        self._tuning = adjust(self._tuning, stats, max_concurrency=self.options.max_concurrency)
+        self.monitor.epoch(stats)
+        self._tuning = adjust(self._tuning, stats)
         self._go_to(progress.epoch + 1, 0)
 
     def _steps(self, epoch: int) -> int:
         return epoch_steps(self.order.length(epoch), self.options.global_batch, self.options.remainder)
+
+    # -- figures --------------------------------------------------------------------------------------
+    def report(self) -> str:
+        """Return tables of the epochs so far and of the last batches, with a line on what limits the loop."""
+        from foreshard.loader.live import report_text
+
+        return report_text(self.monitor.snapshot())
+
+    def live(self) -> "LiveView":
+        """Return a view to train in (`with loader.live():`): the report, redrawn on a terminal, or lines in a log."""
+        from foreshard.loader.live import LiveView
+
+        return LiveView(self.monitor)
+
+    def prometheus(self, labels: Mapping[str, str] | None = None) -> str:
+        """Return the figures in Prometheus' text format, each with the labels given, such as the run and the rank.
+
+        Raises:
+            ConfigError: a label that the format does not allow.
+        """
+        return to_prometheus(self.monitor.snapshot(), labels)
 
     # -- state ----------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
@@ -272,6 +294,7 @@ class Loader:
             self._held.forget()
             # Its parent's lease keeps the layout.
             self._held = HeldLayout(self.repository, self.manifest, self.options, self._split)
+            self.monitor = Monitor(self.memory)  # the lock of the parent's may be held by a thread that is not here
 
     def _check_process(self, *, reading_only: bool = False) -> None:
         self._adopt()

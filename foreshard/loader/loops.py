@@ -2,15 +2,18 @@
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
-from foreshard.loader.assembly import Assembled, Assembler
-from foreshard.loader.batch import Batch
+from foreshard.loader.assembly import Assembler
 from foreshard.loader.held import HeldLayout
+from foreshard.loader.job import ChunkMemory
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.planning import WINDOW, Memory, Planner, Window
 from foreshard.loader.progress import EpochProgress
 from foreshard.loader.scheduling import EpochSchedule
+from foreshard.loader.transforms import Transform, Transforms
 from foreshard.prefetch.control import Tuning
+from foreshard.prefetch.schedule import pinned_uses
 
 
 @dataclass
@@ -33,18 +36,18 @@ class Loop:
     left: int
     moved: bool = False
 
-    def next_batch(self) -> Batch:
-        """Return the next batch and count it.
+    def next_batch(self) -> tuple[int, Any]:
+        """Return the next batch's step and the batch, transformed if it is to be, and count it.
 
         Raises:
             ForeshardError: as `Assembler.next_batch`.
+            Exception: whatever the transform raised.
         """
-        assembled, waited = self.assembler.next_batch()
-        batch = _batch(assembled, self.progress.epoch)
-        sizes = self.held.manifest.nbytes[assembled.chunks]
+        assembled, item, waited = self.assembler.next_batch()
+        batch, sizes = assembled.batch, self.held.manifest.nbytes[assembled.chunks]
         self.progress.deliver(assembled, batch.step, batch.sample_ids, sizes, waited)
         self.left -= 1
-        return batch
+        return batch.step, item
 
     def stop(self) -> bool:
         """Stop reading; return whether all threads have ended."""
@@ -65,6 +68,7 @@ def begin_loop(
     options: LoaderOptions,
     tuning: Tuning,
     progress: EpochProgress,
+    transform: Transform | None = None,
 ) -> Loop:
     """Plan an epoch's first window from a step on, and set the threads to work.
 
@@ -74,12 +78,15 @@ def begin_loop(
     began = time.perf_counter()
     prefetcher = held.prefetcher
     held.keep()
+    resident = prefetcher.resident()
+    beyond = held.beyond if tuning.trusts_forecast else pinned_uses(held.beyond, resident)
     planner = Planner(
         schedule,
         step,
-        Memory(prefetcher.region, held.manifest.nbytes, held.requests, held.beyond),
+        Memory(prefetcher.region, held.manifest.nbytes, held.requests, beyond),
         depth=tuning.depth,
-        resident=prefetcher.resident(),
+        finished=options.queue_batches,
+        resident=resident,
         ideal=held.ideal,
         window=WINDOW,
     )
@@ -88,25 +95,18 @@ def begin_loop(
         prefetcher.extend(window.needed)
 
     first = planner.first()
-    prefetcher.begin(first.needed, first.kept_at_start, concurrency=tuning.concurrency, ahead=first.ahead)
+    prefetcher.begin(first.needed, first.kept_at_start, ahead=first.ahead)
     assembler = Assembler(
         first,
         lambda: planner.next(coming),
-        prefetcher,
-        arena=held.arena,
-        gatherer=held.gatherer,
+        ChunkMemory(prefetcher, held.arena, held.gatherer),
+        epoch=progress.epoch,
         depth=options.queue_batches,
         timeout=options.timeout,
+        transforms=Transforms(transform, options.transform_threads) if transform is not None else None,
     )
     left = len(schedule.own_steps(step, schedule.steps))
     planner.prepare(coming)
     assembler.start()
     progress.plan_s += time.perf_counter() - began
     return Loop(held, planner, assembler, progress, left)
-
-
-def _batch(assembled: Assembled, epoch: int) -> Batch:
-    touches, i = assembled.window.touches, assembled.index
-    span = slice(touches.batch_offsets[i], touches.batch_offsets[i + 1])
-    ids, positions = touches.sample_ids[span], touches.positions[span]
-    return Batch(epoch, int(touches.steps[i]), ids, positions, assembled.rows)

@@ -31,6 +31,25 @@ class Logging:
 
 
 @dataclass(frozen=True)
+class DiskTier:
+    """A folder on the machine's own disk for chunks, beside the memory; every loader that names it shares it.
+
+    Attributes:
+        folder: on an NVMe drive, say, or in `/dev/shm`, but not on a network file system; made if missing.
+        nbytes: bytes of chunks that it may hold, for all ranks and workers of the machine together.
+    """
+
+    folder: str
+    nbytes: int
+
+    def __post_init__(self) -> None:
+        if not self.folder:
+            raise ConfigError("a disk tier needs a folder; name one on a disk of this machine")
+        if self.nbytes <= 0:
+            raise ConfigError(f"nbytes {self.nbytes} of the disk tier in {self.folder!r} must be above 0")
+
+
+@dataclass(frozen=True)
 class LoaderOptions:
     """Settings of a `Loader`; none of them changes the order of samples.
 
@@ -44,7 +63,8 @@ class LoaderOptions:
         memory: bytes for chunks; by default `cache_fraction` of what this rank's node holds of the split.
         cache_fraction: see `memory`.
         queue_batches: assembled batches that may wait for the training loop, beside the memory for chunks.
-        max_concurrency: most fetches in flight at a time; the loader uses fewer while batches are ready in time.
+        max_concurrency: most fetches in flight at a time; the loader finds out how many pay.
+        transform_threads: batches that a loader's `transform` is applied to at a time.
         timeout: seconds any wait may last.
         lease_ttl: seconds for which gc still spares the layout once this process is gone. While it lives the loader
             renews a small object in the store; 0 for none, as with credentials that may only read: then `retention` in
@@ -52,6 +72,7 @@ class LoaderOptions:
         on_corrupt: what happens when a chunk's bytes do not verify: `raise` at once, `refetch` and raise if they still
             do not, or after that `substitute` the rows of another chunk, the same in every run; see `CorruptionGuard`.
         logging: where to report accesses; None to report nothing.
+        disk: where chunks are kept on this machine's disk for all of its processes; None for nowhere.
     """
 
     global_batch: int
@@ -62,14 +83,23 @@ class LoaderOptions:
     memory: int | None = None
     cache_fraction: float = 0.1
     queue_batches: int = 8
-    max_concurrency: int = 4
+    max_concurrency: int = 16
+    transform_threads: int = 2
     timeout: float = 60.0
     lease_ttl: float = 600.0
     on_corrupt: OnCorrupt = "refetch"
     logging: Logging | None = None
+    disk: DiskTier | None = None
 
     def __post_init__(self) -> None:
-        for name in ("global_batch", "queue_batches", "max_concurrency", "timeout", "cache_fraction"):
+        for name in (
+            "global_batch",
+            "queue_batches",
+            "max_concurrency",
+            "transform_threads",
+            "timeout",
+            "cache_fraction",
+        ):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} {getattr(self, name)} must be above 0")
         if self.lease_ttl and not 1 <= self.lease_ttl < float("inf"):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from foreshard.errors import ConfigError
 from foreshard.loader.scheduling import EpochSchedule
 from foreshard.prefetch.region import Region
+from foreshard.prefetch.requests import Requests
 from foreshard.prefetch.schedule import Touches
 from foreshard.simulate.belady import Residency, plan_residency
 
@@ -26,7 +27,6 @@ _SIGHT: Final = 4
 
 _FIRST_AHEAD: Final = 0.1
 _MOST_AHEAD: Final = 0.25
-_RUN_TOUCHES: Final = 64
 
 
 @dataclass(frozen=True)
@@ -60,39 +60,6 @@ class Window:
         return list(zip((self.misses + self.base).tolist(), chunks.tolist(), strict=True))
 
 
-class Requests:
-    """How chunks are fetched, as far as it decides how much room fetching ahead needs.
-
-    Args:
-        concurrency: fetches in flight.
-        following: as in `Fetchers`.
-        run_bytes: as in `Fetchers`.
-    """
-
-    def __init__(self, concurrency: int, following: NDArray[np.int32] | None, run_bytes: int) -> None:
-        self._concurrency, self._following, self._run_bytes = concurrency, following, run_bytes
-
-    def room(self, touches: Touches, nbytes: NDArray[np.int64]) -> int:
-        """Return the bytes that keep the fetches busy: those in flight twice over, or a batch's chunks if more."""
-        m, steps = len(touches.chunks), max(len(touches.steps), 1)
-        if not m:
-            return 0
-        sizes = nbytes[touches.chunks]
-        request = float(sizes.mean())
-        if self._following is not None:
-            request = min(request * self._run_length(touches.chunks), max(self._run_bytes, request))
-        return int(max(2 * self._concurrency * request, sizes.sum() / steps))
-
-    def _run_length(self, chunks: NDArray[np.int32]) -> float:
-        """Return how many chunks, about, come in one request."""
-        assert self._following is not None
-        touched, first = np.unique(chunks, return_index=True)
-        after = self._following[touched]
-        at = np.minimum(np.searchsorted(touched, after), len(touched) - 1)
-        joined = (touched[at] == after) & (np.abs(first[at] - first) <= _RUN_TOUCHES)
-        return len(touched) / max(len(touched) - np.count_nonzero(joined), 1)
-
-
 @dataclass(frozen=True)
 class Memory:
     """What chunks may fill.
@@ -118,6 +85,7 @@ class Planner:
         first: the loop's first step.
         memory: what chunks may fill.
         depth: factor on the room for fetching ahead.
+        finished: batches that may be finished before they are asked for.
         resident: chunks in memory or on their way.
         ideal: chunks in the memory of a MIN that has run beside the loader all the time; None if none has.
         window: samples to plan together, about.
@@ -130,12 +98,13 @@ class Planner:
         memory: Memory,
         *,
         depth: float,
+        finished: int,
         resident: frozenset[int],
         ideal: frozenset[int] | None = None,
         window: int,
     ) -> None:
         self._schedule, self._memory = schedule, memory
-        self._depth, self._resident = depth, resident
+        self._depth, self._finished, self._resident = depth, finished, resident
         self.ideal = resident if ideal is None else ideal
         self._identity = schedule.identity
         self._next_step, self._base = first, 0
@@ -183,8 +152,13 @@ class Planner:
         later = self._memory.beyond.copy()
         uses = self._schedule.first_uses(stop, _SIGHT * self._samples)
         later[uses] = len(touches.chunks) + np.arange(len(uses))
-        ahead, region = self._ahead(touches), self._memory.region
+        region = self._memory.region
+        ahead = self._ahead(touches)
         plan = self._residency(touches, region.capacity - ahead, self._resident, later)
+        burst = self._burst(plan, touches)
+        if burst > ahead:
+            ahead = burst
+            plan = self._residency(touches, region.capacity - ahead, self._resident, later)
         ideal = self._residency(touches, region.budget, self.ideal, later)
         hits, moved = _per_step(ideal.hit, touches, self._memory.nbytes)
         window = Window(
@@ -207,6 +181,17 @@ class Planner:
         capacity, largest = memory.region.capacity, memory.region.bypass
         first = min(memory.requests.room(touches, memory.nbytes), int(capacity * _FIRST_AHEAD))
         return min(max(min(int(first * self._depth), int(capacity * _MOST_AHEAD)), largest), capacity)
+
+    def _burst(self, plan: Residency, touches: Touches) -> int:
+        """Return the bytes that the step with the most misses needs beyond those of the steps that may be finished.
+
+        Where a shuffle's window begins, one batch may need a chunk for each of its samples, and many after it none.
+        """
+        _, missed = _per_step(plan.hit, touches, self._memory.nbytes)
+        if not len(missed):
+            return 0
+        spare = self._finished * float(missed.mean())
+        return int(min(missed.max() - spare, self._memory.region.capacity * _MOST_AHEAD))
 
 
 def _per_step(

@@ -1,5 +1,6 @@
 """What a loader has done of an epoch, however many loops read a part of it."""
 
+import time
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -9,7 +10,7 @@ from foreshard.access.log import AccessLogWriter
 from foreshard.keys import LayoutRef
 from foreshard.loader.assembly import Assembled
 from foreshard.loader.options import LoaderOptions
-from foreshard.prefetch.monitor import EpochStats
+from foreshard.prefetch.monitor import BatchFigures, EpochStats, Monitor
 from foreshard.prefetch.traffic import Traffic
 from foreshard.shards.manifest import Manifest
 from foreshard.shards.repository import Repository
@@ -24,16 +25,21 @@ class EpochProgress:
         layout: the layout it reads.
         log: its access log; None if it logs nothing.
         moved: what was moved before the loader came to this layout.
+        monitor: is told of every batch; see `watch`.
+        since: when the last batch was handed out, in seconds; None before a loop's first.
     """
 
     epoch: int
     layout: LayoutRef
     log: AccessLogWriter | None
     moved: Traffic = field(default_factory=Traffic)
+    monitor: Monitor | None = None
+    since: float | None = None
     steps: int = 0
     samples: int = 0
     ready_steps: int = 0
     plan_s: float = 0.0
+    loop_s: float = 0.0
     wait_s: float = 0.0
     wait_fetch_s: float = 0.0
     wait_decode_s: float = 0.0
@@ -41,6 +47,17 @@ class EpochProgress:
     hits: int = 0
     min_hits: int = 0
     min_bytes: int = 0
+
+    def watch(self, monitor: Monitor, steps: int, done: int) -> None:
+        """Begin a loop: tell a monitor of it and of its batches from now on.
+
+        Args:
+            monitor: the loader's.
+            steps: steps of the epoch.
+            done: steps of it that are done.
+        """
+        self.monitor, self.since = monitor, None
+        monitor.begin(self.epoch, steps, done)
 
     def deliver(
         self, batch: Assembled, step: int, sample_ids: NDArray[np.int64], sizes: NDArray[np.int64], waited: float
@@ -58,9 +75,11 @@ class EpochProgress:
         self.samples += len(sample_ids)
         self.ready_steps += waited == 0.0
         self.wait_s += waited
-        fetch = min(waited, batch.fetch_s)
+        # A batch that was waited for was the next to be made, and gathering its rows is the last part of that.
+        decode = min(waited, batch.gather_s)
+        fetch = min(waited - decode, batch.fetch_s)
         self.wait_fetch_s += fetch
-        self.wait_decode_s += min(waited - fetch, batch.gather_s)
+        self.wait_decode_s += decode
         self.touches += len(batch.hit)
         self.hits += int(np.count_nonzero(batch.hit))
         self.min_hits += int(batch.window.min_hits[batch.index])
@@ -68,6 +87,17 @@ class EpochProgress:
         if self.log is not None:
             self.log.touches(step, batch.chunks, batch.hit, sizes, batch.wait_us, batch.fetch_us)
             self.log.samples(step, sample_ids)
+        self._tell(batch, step, len(sample_ids), (fetch, decode, 0.0, waited - fetch - decode))
+        now = time.perf_counter()
+        if self.since is not None:
+            self.loop_s += max(now - self.since - waited, 0.0)
+        self.since = now
+
+    def _tell(self, batch: Assembled, step: int, samples: int, waits: tuple[float, float, float, float]) -> None:
+        if self.monitor is not None:
+            touches, hits = len(batch.hit), int(np.count_nonzero(batch.hit))
+            fetched = int(batch.nbytes.sum()) if hits < touches else 0
+            self.monitor.batch(step, BatchFigures(*waits, touches, hits, samples, fetched))
 
     def move(self, manifest: Manifest, traffic: Traffic) -> None:
         """Go on in another layout.
@@ -90,6 +120,7 @@ class EpochProgress:
             samples=self.samples,
             ready_steps=self.ready_steps,
             plan_s=self.plan_s,
+            loop_s=self.loop_s,
             wait_s=self.wait_s,
             wait_fetch_s=self.wait_fetch_s,
             wait_decode_s=self.wait_decode_s,

@@ -1,6 +1,6 @@
 """Reading chunks of an open layout: one for the prefetcher, or a whole split in sample-id order."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -43,6 +43,21 @@ def make_gatherer(manifest: Manifest, columns: Sequence[str]) -> Gatherer:
     return Gatherer(manifest.physical, manifest.schema, columns, manifest.dictionaries)
 
 
+def chunk_locator(manifest: Manifest, gatherer: Gatherer) -> Callable[[int, memoryview], Payload]:
+    """Return a function that verifies a chunk's bytes, wherever they come from, and finds its buffers in them.
+
+    It raises `CorruptChunkError`.
+    """
+
+    def locate(chunk: int, raw: memoryview) -> Payload:
+        try:
+            return gatherer.locate(raw, manifest.decode_physical(chunk, raw))
+        except CorruptDataError as error:
+            raise CorruptChunkError(chunk, str(error)) from error
+
+    return locate
+
+
 def chunk_fetcher(store: ObjectStore, manifest: Manifest, gatherer: Gatherer, *, again: bool = True) -> Fetch:
     """Return a function that reads chunks which follow each other in a shard, in one request, each verified.
 
@@ -52,12 +67,7 @@ def chunk_fetcher(store: ObjectStore, manifest: Manifest, gatherer: Gatherer, *,
         gatherer: knows the columns wanted.
         again: read what does not verify again by itself, as a link may have damaged it, before `CorruptChunkError`.
     """
-
-    def locate(chunk: int, raw: memoryview) -> Payload:
-        try:
-            return gatherer.locate(raw, manifest.decode_physical(chunk, raw))
-        except CorruptDataError as error:
-            raise CorruptChunkError(chunk, str(error)) from error
+    locate = chunk_locator(manifest, gatherer)
 
     def one(chunk: int) -> Payload:
         key, start, end = manifest.shard_key(chunk), int(manifest.starts[chunk]), int(manifest.ends[chunk])

@@ -86,8 +86,9 @@ class EpochSchedule:
             first: the first step.
             samples: how many samples, over all ranks, to look at; about as many as whole steps have.
         """
-        batch = self.global_batch
+        batch, manifest = self.global_batch, self._manifest
         parts: list[NDArray[np.int32]] = []
+        unseen = manifest.splits == self._split
         for epoch in range(self._epoch, self._epoch + 1 + self._epochs_in_sight):
             schedule = EpochSchedule(self._order, self._manifest, self._options, split=self._split, epoch=epoch)
             try:
@@ -95,9 +96,10 @@ class EpochSchedule:
                 ids, _, _ = schedule._samples(first, stop)
             except ConfigError:
                 break  # a later epoch's error is raised when it begins
-            parts.append(self._manifest.chunk_of[ids])
+            parts.append(manifest.chunk_of[ids])
+            unseen[parts[-1]] = False
             samples, first = samples - (stop - first) * batch, 0
-            if samples < batch:
+            if samples < batch or not unseen.any():
                 break
         chunks, at = np.unique(np.concatenate(parts), return_index=True)
         return chunks[np.argsort(at)].astype(np.int32)

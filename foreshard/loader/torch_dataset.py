@@ -111,6 +111,19 @@ class TorchDataset(IterableDataset[Any]):
         reader = self._reader
         return reader.loader.last_epoch if isinstance(reader, DirectReader) and reader.loader is not None else None
 
+    def report(self) -> str:
+        """Return the report of the loader that reads in this process, as `Loader.report` does.
+
+        Workers keep their figures to themselves: with `num_workers` above 0 the text says only that.
+        """
+        reader = self._reader
+        if isinstance(reader, DirectReader) and reader.loader is not None and self._reader_pid == os.getpid():
+            return reader.loader.report()
+        return (
+            "nothing was read in this process. A DataLoader's workers keep their figures to themselves: read with "
+            "num_workers=0 for a report, or measure with `foreshard doctor`"
+        )
+
     def __len__(self) -> int:
         """Return the number of batches of the current epoch."""
         return self._steps(self._epoch)

@@ -1,4 +1,7 @@
-"""Adapting the prefetcher from what it measured: concurrency and depth by ready rate, forecast share by accuracy."""
+"""Adapting the prefetcher from epoch to epoch: depth by ready rate, the forecast's share by its accuracy.
+
+Fetches in flight are adapted within the epoch, see `foreshard.prefetch.concurrency`.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Final
@@ -8,6 +11,7 @@ from foreshard.prefetch.monitor import EpochStats
 _READY: Final = 0.95
 _CALM: Final = 0.995
 _ACCURATE: Final = 0.5
+_TRUSTED: Final = 0.5
 _GAIN: Final = 0.9
 _DEEPER: Final = 2.0
 _DEEPEST: Final = 16.0
@@ -19,7 +23,6 @@ class Tuning:
 
     Attributes:
         depth: factor on the room for chunks fetched ahead of their first use; the rest of the memory is the cache.
-        concurrency: fetches in flight at a time.
         forecast: share of the memory region that the prefetch manifest may fill before the order is known.
         waited: seconds waited per touch in the last epoch.
         trial: whether the depth was raised for the last epoch, on trial.
@@ -27,36 +30,39 @@ class Tuning:
     """
 
     depth: float = 1.0
-    concurrency: int = 2
     forecast: float = 1.0
     waited: float = 0.0
     trial: bool = False
     settled: bool = False
 
+    @property
+    def trusts_forecast(self) -> bool:
+        """Whether the forecast decides what stays beyond the known order; what is in memory stays where it does not.
 
-def adjust(tuning: Tuning, stats: EpochStats, *, max_concurrency: int) -> Tuning:
+        Pinning what is there cannot be worse than its share of the data, while a forecast that is wrong can.
+        """
+        return self.forecast >= _TRUSTED
+
+
+def adjust(tuning: Tuning, stats: EpochStats) -> Tuning:
     """Return the settings for the next epoch.
 
-    Batches that were late ask for more concurrency first (doubled), then for more depth, which costs cache and is
-    therefore kept only if the next epoch waited less. A calm epoch gives a fetch back. Between the two thresholds
-    nothing changes, so the settings do not swing. A forecast whose prefetches were mostly not used loses half its
-    share, a good one regains a quarter.
+    Batches that were late ask for more depth, which costs cache and is therefore kept only if the next epoch waited
+    less; a calm epoch lets it be tried again. Between the two thresholds nothing changes, so the settings do not swing.
+    A forecast whose prefetches were mostly not used loses half its share, a good one regains a quarter.
 
     Args:
         tuning: settings of the epoch.
         stats: what the epoch achieved.
-        max_concurrency: upper bound of fetches in flight.
     """
     waited = stats.wait_s / stats.touches if stats.touches else 0.0
     changed = replace(tuning, waited=waited, trial=False)
     if tuning.trial and waited > _GAIN * tuning.waited:
         changed = replace(changed, depth=max(tuning.depth / _DEEPER, 1.0), settled=True)
-    elif stats.ready_rate < _READY and tuning.concurrency < max_concurrency:
-        changed = replace(changed, concurrency=min(tuning.concurrency * 2, max_concurrency))
     elif stats.ready_rate < _READY and not tuning.settled and tuning.depth < _DEEPEST:
         changed = replace(changed, depth=min(tuning.depth * _DEEPER, _DEEPEST), trial=True)
     elif stats.ready_rate > _CALM:
-        changed = replace(changed, concurrency=max(tuning.concurrency - 1, 1), settled=False)
+        changed = replace(changed, settled=False)
     if stats.forecast_bytes:
         accurate = stats.forecast_used_bytes / stats.forecast_bytes >= _ACCURATE
         share = min(tuning.forecast + 0.25, 1.0) if accurate else tuning.forecast / 2

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from foreshard.errors import DeadlineError
 from foreshard.prefetch.queue import PrefetchQueue, Request
 from foreshard.prefetch.region import Entry, Holder, Region
+from foreshard.prefetch.requests import RUN_TOUCHES, Requests
 from foreshard.prefetch.traffic import Traffic
 
 Fetch = Callable[[Sequence[int]], Sequence[Any]]
@@ -19,8 +20,6 @@ Fetch = Callable[[Sequence[int]], Sequence[Any]]
 # What a fetch under way may stand for instead of the last touch that it is promised to.
 NO_TOUCH: Final = -1
 UNWANTED: Final = -2
-
-_RUN_TOUCHES: Final = 64
 
 
 class Fetchers:
@@ -34,9 +33,8 @@ class Fetchers:
         timeout: seconds any wait may last.
         burst: most chunks a thread takes at a time. More than 1 pays where a fetch is quicker than waking a thread
             (local files); where a fetch is mostly waiting, every run of chunks should have a thread of its own.
-        following: int32 (C,), the chunk that begins where a chunk ends in its shard, -1 for none: such chunks are read
-            in one request; None to read each by itself.
-        run_bytes: most bytes of one request.
+        requests: how many requests are in flight, and which chunks come together; None to read each chunk by itself and
+            as many at a time as `warm` and `begin` are told.
     """
 
     def __init__(
@@ -48,12 +46,11 @@ class Fetchers:
         *,
         timeout: float,
         burst: int = 1,
-        following: NDArray[np.int32] | None = None,
-        run_bytes: int = 0,
+        requests: Requests | None = None,
     ) -> None:
         self.region, self._holder = region, holder
         self._fetch, self._nbytes, self._timeout, self._burst = fetch, nbytes, timeout, burst
-        self._following, self._run_bytes = following, run_bytes
+        self._following, self._run_bytes = (requests.following, requests.run_bytes) if requests else (None, 0)
         self._lock = Lock()
         self._landed = Condition(self._lock)  # the assembler waits here for the chunk `_awaited`
         self._work = Condition(self._lock)  # the fetching threads wait here for requests and for room
@@ -64,12 +61,12 @@ class Fetchers:
         self._queue = PrefetchQueue()
         self._in_flight: dict[int, int] = {}  # chunk -> last touch promised it
         self._threads: list[Thread] = []
-        self._concurrency = 0
+        self._control, self._concurrency = requests.control if requests else None, 0
         self._forecast_limit = 0
         self._traffic = Traffic()
 
     # -- what to fetch --------------------------------------------------------------------------------
-    def warm(self, chunks: Iterable[int], *, share: float, concurrency: int) -> None:
+    def warm(self, chunks: Iterable[int], *, share: float, concurrency: int | None = None) -> None:
         """Fetch chunks that the forecast suggests, in the given order, into at most `share` of the region."""
         with self._lock:
             self._forecast_limit = self.region.bypass + int(self.region.capacity * share)
@@ -83,14 +80,19 @@ class Fetchers:
             return frozenset(self.region.entries) | frozenset(self._in_flight)
 
     def begin(
-        self, needed: Iterable[tuple[int, int]], kept: frozenset[int], *, concurrency: int, ahead: int = 0
+        self,
+        needed: Iterable[tuple[int, int]],
+        kept: frozenset[int],
+        *,
+        concurrency: int | None = None,
+        ahead: int = 0,
     ) -> None:
         """Start an epoch.
 
         Args:
             needed: (touch, chunk) pairs that the schedule wants fetched, by touch.
             kept: resident chunks that stay; the others are dropped.
-            concurrency: fetches in flight at a time.
+            concurrency: fetches in flight at a time; by default what the control finds.
             ahead: bytes meant for fetching ahead. Where threads take bursts, one is woken when half of them are free.
         """
         with self._lock:
@@ -171,7 +173,14 @@ class Fetchers:
         self._work.notify_all()
         self._movable.notify_all()
 
-    def _run_threads(self, concurrency: int) -> None:
+    def _run_threads(self, concurrency: int | None) -> None:
+        if concurrency is None:
+            assert self._control is not None, "without a control somebody says how many"
+            self._control.begin()
+            concurrency = self._control.limit
+        self._set_threads(concurrency)
+
+    def _set_threads(self, concurrency: int) -> None:
         self._concurrency = concurrency
         while len(self._threads) < concurrency:
             thread = Thread(target=self._run, name=f"foreshard-fetch-{len(self._threads)}", daemon=True)
@@ -189,11 +198,19 @@ class Fetchers:
                         self._traffic.failed_requests += 1
                         for request in run:
                             self._let_go(request.chunk)
+                        self._adapt(0, failed=True)
                     continue
                 with self._lock:
                     self._traffic.origin_requests += 1
+                    self._adapt(sum(entry.nbytes for entry in entries))
                     for request, entry in zip(run, entries, strict=True):
                         self._land(request, entry)
+
+    def _adapt(self, nbytes: int, *, failed: bool = False) -> None:
+        if self._control is not None and self._concurrency:
+            limit = self._control.done(nbytes, failed=failed)
+            if limit != self._concurrency:
+                self._set_threads(limit)
 
     def _timed_fetch(self, chunks: Sequence[int]) -> list[Entry]:
         """Fetch chunks; until they land, an entry holds what was fetched instead of a handle."""
@@ -273,7 +290,7 @@ class Fetchers:
         chunk, total = int(self._following[first.chunk]), int(self._nbytes[first.chunk])
         while chunk >= 0 and (request := self._queue.find(chunk)) is not None:
             nbytes = int(self._nbytes[chunk])
-            near = request.forecast == first.forecast and request.rank - first.rank <= _RUN_TOUCHES
+            near = request.forecast == first.forecast and request.rank - first.rank <= RUN_TOUCHES
             known = chunk in self._in_flight or chunk in self.region.entries
             full = request.forecast and self.region.used + nbytes > self._forecast_limit
             if not near or known or full or total + nbytes > self._run_bytes or not self.region.reserve(nbytes):

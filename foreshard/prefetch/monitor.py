@@ -6,17 +6,22 @@ Three figures that are never mixed: residency hit rate, ready rate, accuracy.
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from threading import Lock
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
+from foreshard.prefetch.rolling import CAUSES, WINDOW, BatchFigures, Cause, Rolling, RollingWindow
 
-from foreshard.prefetch.rolling import CAUSES, WINDOW, Cause, Rolling, RollingWindow
-from foreshard.simulate.belady import plan_residency
-
-__all__ = ["CAUSES", "Cause", "EpochStats", "MinTraffic", "Monitor", "MonitorSnapshot", "Totals", "min_hits"]
+__all__ = [
+    "CAUSES",
+    "BatchFigures",
+    "Cause",
+    "EpochStats",
+    "Monitor",
+    "MonitorSnapshot",
+    "Running",
+    "Totals",
+]
 
 _EPOCHS: Final = 1000
 """Epochs whose figures are kept; older ones are only counted."""
@@ -35,8 +40,11 @@ class EpochStats:
         wait_s: seconds `next()` waited for batches, planning not included; the four below add up to it.
         wait_fetch_s: of those, seconds during which a chunk was on its way from the object store.
         wait_decode_s: seconds during which a batch was gathered, decoded or transformed.
-        wait_throttle_s: seconds during which the store had asked for fewer requests.
-        wait_queue_s: seconds during which the batch was behind others: finished, or its work not begun.
+        wait_throttle_s: seconds during which the store had asked for fewer requests. A `Loader` leaves it 0: obstore
+            repeats a request that was answered 503 or 429 by itself and does not tell, so the time counts as fetch.
+        wait_queue_s: seconds during which the batch had no turn: the threads that make batches waited for a core, or
+            for the plan of what follows.
+        loop_s: seconds between batches that the training loop did not wait: its own steps.
         touches: uses of a chunk by a step.
         hits: touches whose chunk was in memory from an earlier use or a forecast, without a fetch for this touch.
         min_hits: hits of Belady's MIN on the same touches with the whole budget, or the loader's own where they are
@@ -64,6 +72,7 @@ class EpochStats:
     wait_decode_s: float = 0.0
     wait_throttle_s: float = 0.0
     wait_queue_s: float = 0.0
+    loop_s: float = 0.0
     touches: int = 0
     hits: int = 0
     min_hits: int = 0
@@ -104,6 +113,16 @@ class EpochStats:
         return self.origin_bytes / self.min_bytes if self.min_bytes else 1.0
 
     @property
+    def total_s(self) -> float:
+        """Seconds of the epoch: planning, waiting and the training loop's own steps, the last of these left out."""
+        return self.plan_s + self.wait_s + self.loop_s
+
+    @property
+    def samples_per_s(self) -> float:
+        """Samples delivered per second of the epoch."""
+        return self.samples / self.total_s if self.total_s else 0.0
+
+    @property
     def waits(self) -> dict[Cause, float]:
         """Seconds waited by cause."""
         return {cause: float(getattr(self, f"wait_{cause}_s")) for cause in CAUSES}
@@ -119,39 +138,6 @@ class EpochStats:
 
 
 @dataclass(frozen=True)
-class MinTraffic:
-    """What Belady's MIN does on a trace.
-
-    Attributes:
-        hits: touches whose chunk it has in memory.
-        nbytes: bytes it fetches.
-    """
-
-    hits: int
-    nbytes: int
-
-
-def min_traffic(
-    chunks: NDArray[np.int32], nbytes: NDArray[np.int64], budget: int, resident: frozenset[int]
-) -> MinTraffic:
-    """Return what Belady's MIN does on a trace with the whole budget and nothing set aside.
-
-    Args:
-        chunks: shape (m,), the touches of an epoch.
-        nbytes: size of every chunk, shape (C,).
-        budget: bytes.
-        resident: chunks in memory when the epoch began; MIN starts with them too.
-    """
-    hit = plan_residency(chunks, nbytes, budget, resident=resident).hit
-    return MinTraffic(int(np.count_nonzero(hit)), int(nbytes[chunks[~hit]].sum()))
-
-
-def min_hits(chunks: NDArray[np.int32], nbytes: NDArray[np.int64], budget: int, resident: frozenset[int]) -> int:
-    """Return the hits of `min_traffic`, whose arguments these are."""
-    return min_traffic(chunks, nbytes, budget, resident).hits
-
-
-@dataclass(frozen=True)
 class Totals:
     """Counters since the monitor began; they never go down.
 
@@ -163,7 +149,6 @@ class Totals:
         hits: touches that needed no fetch.
         origin_bytes: bytes fetched for the batches.
         waits: seconds waited by cause.
-        unattributed_s: seconds waited whose cause is not known.
         epochs: epochs that ended.
     """
 
@@ -174,8 +159,22 @@ class Totals:
     hits: int
     origin_bytes: int
     waits: dict[Cause, float]
-    unattributed_s: float
     epochs: int
+
+
+@dataclass(frozen=True)
+class Running:
+    """Where a loop stands.
+
+    Attributes:
+        epoch: the epoch, from 1.
+        steps: steps of the epoch.
+        done: steps that it has behind it.
+    """
+
+    epoch: int
+    steps: int
+    done: int
 
 
 @dataclass(frozen=True)
@@ -187,12 +186,14 @@ class MonitorSnapshot:
         rolling: the last batches.
         totals: counters since the monitor began.
         budget: bytes of memory for chunks; 0 if not told.
+        running: the epoch under way; None before the first and after each.
     """
 
     epochs: tuple[EpochStats, ...]
     rolling: Rolling
     totals: Totals
     budget: int
+    running: Running | None
 
 
 class Monitor:
@@ -212,50 +213,42 @@ class Monitor:
         self._window = RollingWindow(window, clock)
         self._epochs: deque[EpochStats] = deque(maxlen=_EPOCHS)
         self._ended = 0
+        self._running: Running | None = None
+        self._step = 0
         self._batches = self._ready = self._samples = self._touches = self._hits = self._bytes = 0
-        self._waits: dict[Cause | None, float] = dict.fromkeys((*CAUSES, None), 0.0)
+        self._waits = [0.0] * len(CAUSES)
 
-    def batch(
-        self,
-        ready: bool,
-        waited_s: float,
-        cause: Cause | None,
-        touches: int,
-        hits: int,
-        samples: int,
-        origin_bytes: int,
-    ) -> None:
-        """Count a batch that the training loop received: some 1 µs.
-
-        Args:
-            ready: whether `next()` did not wait for it.
-            waited_s: seconds it waited.
-            cause: what it waited for; None if it did not, or where that is not known.
-            touches: chunks the batch used.
-            hits: of those, chunks that needed no fetch.
-            samples: samples in the batch.
-            origin_bytes: bytes fetched for it.
-        """
+    def begin(self, epoch: int, steps: int, done: int) -> None:
+        """Take that a loop over an epoch's steps begins, of which `done` are done already."""
         with self._lock:
-            self._window.add(ready, waited_s, cause, touches, hits, samples, origin_bytes)
+            self._running, self._step = Running(epoch, steps, done), done
+
+    def batch(self, step: int, figures: BatchFigures) -> None:
+        """Count a step's batch that the training loop received: some 2 µs."""
+        waits = figures[: len(CAUSES)]
+        with self._lock:
+            self._window.add(figures)
+            self._step = step + 1
             self._batches += 1
-            self._ready += ready
-            self._samples += samples
-            self._touches += touches
-            self._hits += hits
-            self._bytes += origin_bytes
-            self._waits[cause] += waited_s
+            self._samples += figures.samples
+            self._touches += figures.touches
+            self._hits += figures.hits
+            self._bytes += figures.origin_bytes
+            if any(waits):
+                self._waits = [sum(pair) for pair in zip(self._waits, waits, strict=True)]
+            else:
+                self._ready += 1
 
     def epoch(self, stats: EpochStats) -> None:
         """Take the figures of an epoch that ended."""
         with self._lock:
             self._epochs.append(stats)
             self._ended += 1
+            self._running = None
 
     def snapshot(self) -> MonitorSnapshot:
         """Return what is known now."""
         with self._lock:
-            waits: dict[Cause, float] = {cause: self._waits[cause] for cause in CAUSES}
             totals = Totals(
                 self._batches,
                 self._ready,
@@ -263,8 +256,8 @@ class Monitor:
                 self._touches,
                 self._hits,
                 self._bytes,
-                waits,
-                self._waits[None],
+                dict(zip(CAUSES, self._waits, strict=True)),
                 self._ended,
             )
-            return MonitorSnapshot(tuple(self._epochs), self._window.rolling(), totals, self.budget)
+            running = self._running and replace(self._running, done=self._step)
+            return MonitorSnapshot(tuple(self._epochs), self._window.rolling(), totals, self.budget, running)

@@ -65,6 +65,7 @@ class Prefetcher(Fetchers):
                 self.region.release(nbytes if reserved else 0)
             raise
         with self._lock:
+            self._count_wait(start)
             return self._lend_fetched(touch, chunk, entry, start, reserved=reserved, holding=holding)
 
     def _lend_fetched(
@@ -140,5 +141,11 @@ class Prefetcher(Fetchers):
                     f"{len(self._in_flight)} fetches are in flight; check the object store or raise loader.timeout"
                 )
             self._awaited = chunk
+            began = time.perf_counter()
             self._landed.wait(left)
             self._awaited = -1
+            self._count_wait(began)
+
+    def _count_wait(self, began: float) -> None:
+        if self._control is not None:
+            self._control.waited(time.perf_counter() - began)

@@ -15,7 +15,6 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _LABEL: Final = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
 _PREFIX: Final = "foreshard_loader_"
 _OWN: Final = "cause"
-_UNKNOWN: Final = "unattributed"
 
 _EPOCH_FIGURES: Final = {
     "residency_hit_rate": "Share of the last epoch's chunk uses that needed no fetch.",
@@ -117,7 +116,7 @@ def _counters(text: _Text, snapshot: MonitorSnapshot) -> None:
     text.counter("hits_total", "Of those, uses that needed no fetch.", totals.hits)
     text.counter("origin_bytes_total", "Bytes fetched from the object store for the batches.", totals.origin_bytes)
     text.counter("epochs_total", "Epochs that ended.", totals.epochs)
-    waits = {**totals.waits, _UNKNOWN: totals.unattributed_s}
+    waits: dict[str, float] = {**totals.waits}
     text.metric("wait_seconds_total", "counter", "Seconds that the training loop waited for batches, by cause.", waits)
 
 
@@ -131,6 +130,7 @@ def _rolling(text: _Text, snapshot: MonitorSnapshot) -> None:
         "Share of the last batches' chunk uses that needed no fetch.",
         last.residency_hit_rate,
     )
+    text.gauge("rolling_wait_share", "Share of their time in which the training loop waited.", last.wait_share)
     text.gauge("rolling_samples_per_second", "Samples a second over the last batches.", last.samples_per_s)
     text.gauge("rolling_origin_bytes_per_second", "Bytes fetched a second over the last batches.", last.bytes_per_s)
     text.gauge("memory_budget_bytes", "Memory for chunks.", snapshot.budget)

@@ -4,7 +4,7 @@ import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -15,9 +15,32 @@ CAUSES: Final[tuple[Cause, ...]] = ("fetch", "decode", "throttle", "queue")
 WINDOW: Final = 512
 """Batches that the rolling figures cover by default."""
 
-_CODES: Final[dict[Cause | None, int]] = {None: -1, **{cause: code for code, cause in enumerate(CAUSES)}}
-_ROW: Final = struct.Struct("=8d")
-"""time, waited, cause, ready, touches, hits, samples, bytes; float64 holds counts below 2^53 exactly."""
+_ROW: Final = struct.Struct("=9d")
+"""time and `BatchFigures`; float64 holds counts below 2^53 exactly."""
+
+
+class BatchFigures(NamedTuple):
+    """What a batch took that a training loop received. It was ready if no cause was waited for.
+
+    Attributes:
+        fetch_s: seconds that `next()` waited while a chunk was on its way.
+        decode_s: seconds it waited while the batch was gathered, decoded or transformed.
+        throttle_s: seconds it waited as the store had asked for fewer requests.
+        queue_s: seconds it waited for anything else.
+        touches: chunks the batch used.
+        hits: of those, chunks that needed no fetch.
+        samples: samples in the batch.
+        origin_bytes: bytes fetched for it.
+    """
+
+    fetch_s: float = 0.0
+    decode_s: float = 0.0
+    throttle_s: float = 0.0
+    queue_s: float = 0.0
+    touches: int = 0
+    hits: int = 0
+    samples: int = 0
+    origin_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -31,8 +54,8 @@ class Rolling:
         residency_hit_rate: share of touches that needed no fetch.
         samples_per_s: samples delivered per second, the loop's own work included.
         bytes_per_s: bytes fetched for them per second.
+        wait_share: share of that span in which the loop waited.
         waits: seconds waited by cause.
-        unattributed_s: seconds waited whose cause is not known.
     """
 
     batches: int
@@ -41,13 +64,13 @@ class Rolling:
     residency_hit_rate: float
     samples_per_s: float
     bytes_per_s: float
+    wait_share: float
     waits: dict[Cause, float]
-    unattributed_s: float
 
     @property
     def wait_s(self) -> float:
         """Seconds waited."""
-        return sum(self.waits.values()) + self.unattributed_s
+        return sum(self.waits.values())
 
 
 class RollingWindow:
@@ -69,42 +92,31 @@ class RollingWindow:
         self._added = 0
         self._length = batches
 
-    def add(
-        self,
-        ready: bool,
-        waited_s: float,
-        cause: Cause | None,
-        touches: int,
-        hits: int,
-        samples: int,
-        origin_bytes: int,
-    ) -> None:
-        """Take a batch; the arguments are those of `Monitor.batch`."""
-        at = self._added % self._length * _ROW.size
-        values = (waited_s, _CODES[cause], ready, touches, hits, samples, origin_bytes)
-        _ROW.pack_into(self._raw, at, self._clock(), *values)
+    def add(self, figures: BatchFigures) -> None:
+        """Take a batch."""
+        _ROW.pack_into(self._raw, self._added % self._length * _ROW.size, self._clock(), *figures)
         self._added += 1
 
     def rolling(self) -> Rolling:
         """Return the figures of the batches in the window."""
         count = min(self._added, self._length)
         if not count:
-            return Rolling(0, 0.0, 0.0, 0.0, 0.0, 0.0, dict.fromkeys(CAUSES, 0.0), 0.0)
+            return Rolling(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, dict.fromkeys(CAUSES, 0.0))
         rows = self._rows[:count]
-        when, waited, cause, ready, touches, hits, samples, nbytes = rows.T
+        when, waits, (touches, hits, samples, nbytes) = rows[:, 0], rows[:, 1:5], rows[:, 5:].T
         first = self._added % self._length if self._added > self._length else 0
         span = float(when[(self._added - 1) % self._length] - when[first])
-        # What the first batch brought was done before the span began.
-        moved = [float(each.sum() - each[first]) for each in (samples, nbytes)]
-        by_cause = np.bincount(cause.astype(np.int64) + 1, weights=waited, minlength=len(CAUSES) + 1).tolist()
+        waited = waits.sum(axis=1)
+        # What the first batch brought, and the wait for it, was before the span began.
+        moved = [float(each.sum() - each[first]) / span if span else 0.0 for each in (samples, nbytes, waited)]
         touched = float(touches.sum())
         return Rolling(
             batches=count,
             span_s=span,
-            ready_rate=float(ready.mean()),
+            ready_rate=float((waited == 0.0).mean()),
             residency_hit_rate=float(hits.sum()) / touched if touched else 0.0,
-            samples_per_s=moved[0] / span if span else 0.0,
-            bytes_per_s=moved[1] / span if span else 0.0,
-            waits=dict(zip(CAUSES, by_cause[1:], strict=True)),
-            unattributed_s=by_cause[0],
+            samples_per_s=moved[0],
+            bytes_per_s=moved[1],
+            wait_share=min(max(moved[2], 0.0), 1.0),
+            waits=dict(zip(CAUSES, waits.sum(axis=0).tolist(), strict=True)),
         )

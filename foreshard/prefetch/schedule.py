@@ -96,3 +96,16 @@ def forecast_uses(scores: NDArray[np.float64]) -> NDArray[np.int64]:
     uses = np.full(len(scores), NEVER, np.int64)
     uses[ranked] = FORECAST + np.arange(len(ranked))
     return uses
+
+
+def pinned_uses(uses: NDArray[np.int64], resident: frozenset[int]) -> NDArray[np.int64]:
+    """Put what is in memory before all that a forecast expects, so that it stays.
+
+    Args:
+        uses: what `forecast_uses` returned.
+        resident: chunks in memory.
+    """
+    pinned = np.sort(np.fromiter(resident, np.int64, len(resident)))
+    changed = uses.copy()
+    changed[pinned] = FORECAST - len(pinned) + np.arange(len(pinned))
+    return changed

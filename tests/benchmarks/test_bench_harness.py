@@ -55,3 +55,7 @@ def test_the_last_line_is_json_of_every_figure_and_goes_to_the_file_as_well(tmp_
 )
 def test_a_target_is_a_floor_or_a_ceiling_and_unmeasured_is_unmet(value, at_least, met):
     assert Figure("figure", value, 3.0, at_least=at_least).met is met
+
+
+def test_the_cpu_time_of_a_fresh_process_holds_that_of_its_imports():
+    assert 0.05 < run_fresh("import_only").cpu_s < 60

@@ -12,25 +12,21 @@ LATE = EpochStats(1, steps=1000, ready_steps=500, touches=100, wait_s=10)
 FINE = EpochStats(1, steps=1000, ready_steps=970, touches=100)
 
 
-def test_late_batches_ask_for_concurrency_first_and_then_for_depth():
-    wider = adjust(Tuning(concurrency=2), LATE, max_concurrency=4)
-    assert (wider.concurrency, wider.depth) == (4, Tuning().depth)
-    deeper = adjust(wider, LATE, max_concurrency=4)
-    assert deeper.concurrency == 4
-    assert deeper.depth > wider.depth
+def test_late_batches_ask_for_depth():
+    assert adjust(Tuning(), LATE).depth > Tuning().depth
 
 
 @pytest.mark.parametrize(("wait_s", "stays"), [(10, False), (5, True)])
 def test_more_depth_is_kept_only_if_the_loop_waited_less(wait_s, stays):
-    before = Tuning(concurrency=4)
-    deeper = adjust(before, LATE, max_concurrency=4)
-    after = adjust(deeper, replace(LATE, wait_s=wait_s), max_concurrency=4)
+    before = Tuning()
+    deeper = adjust(before, LATE)
+    after = adjust(deeper, replace(LATE, wait_s=wait_s))
     assert (after.depth >= deeper.depth) == stays
     assert after.settled == (not stays)
 
 
 def test_between_the_thresholds_nothing_changes():
-    assert adjust(Tuning(), FINE, max_concurrency=8) == Tuning()
+    assert adjust(Tuning(), FINE) == Tuning()
 
 
 @pytest.mark.parametrize("waits", [[0.0], [10.0], [10.0, 9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0]])
@@ -38,17 +34,24 @@ def test_settings_stay_within_bounds(waits):
     tuning = Tuning()
     for i in range(24):
         wait = waits[i % len(waits)]
-        tuning = adjust(tuning, replace(LATE if wait else CALM, wait_s=wait), max_concurrency=8)
+        tuning = adjust(tuning, replace(LATE if wait else CALM, wait_s=wait))
         assert 1 <= tuning.depth <= 16
-        assert 1 <= tuning.concurrency <= 8
 
 
 def test_a_forecast_that_was_not_used_loses_its_share_and_regains_it_slowly():
     wrong = replace(FINE, forecast_bytes=100, forecast_used_bytes=10)
     right = replace(FINE, forecast_bytes=100, forecast_used_bytes=90)
-    tuned = adjust(Tuning(), wrong, max_concurrency=8)
+    tuned = adjust(Tuning(), wrong)
     assert tuned.forecast == 0.5
-    assert adjust(tuned, right, max_concurrency=8).forecast == 0.75
+    assert adjust(tuned, right).forecast == 0.75
+
+
+def test_a_forecast_that_stays_wrong_is_not_trusted_with_what_stays_until_it_was_right_again():
+    wrong = replace(FINE, forecast_bytes=100, forecast_used_bytes=10)
+    right = replace(FINE, forecast_bytes=100, forecast_used_bytes=90)
+    tuned = adjust(adjust(Tuning(), wrong), wrong)
+    assert not tuned.trusts_forecast
+    assert adjust(tuned, right).trusts_forecast
 
 
 def test_rates_are_kept_apart_and_counters_add_up():

@@ -7,16 +7,17 @@ import time
 import pytest
 from rich.console import Console
 
-from foreshard.loader.live import LiveView, epoch_line, render_report
-from foreshard.prefetch.monitor import EpochStats, Monitor
+from foreshard.loader.limits import limit_of
+from foreshard.loader.live import LiveView, epoch_line, render_report, report_text
+from foreshard.prefetch.monitor import BatchFigures, EpochStats, Monitor
 
-READY, LATE = True, False
 EPOCH = EpochStats(
     7,
     steps=1000,
     samples=256_000,
     ready_steps=900,
     plan_s=0.25,
+    loop_s=29.75,
     wait_s=10.0,
     wait_fetch_s=6.0,
     wait_decode_s=2.5,
@@ -53,41 +54,137 @@ def rows(text, first):
     return [line.split() for line in text.splitlines() if line.split()[:1] == [first]]
 
 
+class Clock:
+    """Seconds that a test sets."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def under_way(*batches, steps=10, **settings):
+    """A monitor in the middle of epoch 7, a second after each batch."""
+    clock = Clock()
+    monitor = Monitor(clock=clock, **settings)
+    monitor.begin(7, steps, 0)
+    for step, figures in enumerate(batches):
+        clock.now += 1.0
+        monitor.batch(step, figures)
+    return monitor
+
+
 def test_the_report_shows_every_figure_under_its_own_name_in_80_columns():
-    monitor = Monitor(budget=2_000_000)
-    monitor.batch(LATE, 0.5, "throttle", 4, 3, 64, 1_000_000)
+    throttled = BatchFigures(throttle_s=0.5, touches=4, hits=3, samples=64, origin_bytes=1_000_000)
+    monitor = under_way(throttled, throttled, budget=2_000_000)
     monitor.epoch(EPOCH)
     text = printed(render_report(monitor.snapshot()))
-    assert "…" not in text
     assert max(map(len, text.splitlines())) <= 80
-    reached, waited, moved = rows(text, "7")
-    assert dict(zip(rows(text, "epoch")[0][3:6], reached[3:6], strict=True)) == {
+    assert "…" not in text
+    shown = []
+    for line, following in zip(text.splitlines(), text.splitlines()[2:], strict=False):
+        if line.startswith(("epoch ", "samples/s")):
+            names = line.replace("own steps", "own").replace("on demand", "demand").replace("MIN would", "least")
+            shown.append(dict(zip(names.replace("peak of 2.0", "peak").split(), following.split(), strict=True)))
+    last, reached, waited, moved = shown
+    assert (last["samples/s"], last["MB/s"], last["residency"]) == ("64", "1.0", "75.0%")
+    assert (last["waiting"], last["throttle"], last["fetch"]) == ("1.00", "1.00", "-")
+    assert reached == {
+        "epoch": "7",
+        "batches": "1,000",
+        "samples/s": "6,400",
         "ready": "90.0%",
         "residency": "60.0%",
         "accuracy": "70.0%",
+        "hits/MIN": "75.0%",
+        "bytes/MIN": "1.250x",
     }
-    assert reached[6:] == ["75.0%", "1.250x"]
-    assert dict(zip(rows(text, "epoch")[1], waited, strict=True)) == {
+    assert waited == {
         "epoch": "7",
-        "planned": "0.25",
-        "waited": "10.00",
+        "total": "40.00",
+        "planning": "0.25",
+        "own": "29.75",
+        "waiting": "10.00",
         "fetch": "6.00",
         "decode": "2.50",
         "throttle": "1.00",
         "queue": "0.50",
     }
-    assert moved[1:] == ["5.0", "4.0", "400", "12", "0", "1.9"]
+    assert list(moved.values()) == ["7", "5.0", "4.0", "400", "12", "0", "1.9"]
     assert "peak of 2.0" in text
-    assert "The last 1 batches" in text
+    assert "The last 2 batches, in 1.0 s" in text
+    assert "Altogether: 1 epoch, 2 batches, 128 samples, 2.0 MB, 1.0 s waited" in text
 
 
-def test_a_wait_without_a_cause_is_shown_as_such():
+def test_an_epoch_under_way_shows_how_far_it_is_and_when_it_will_end():
     monitor = Monitor()
-    monitor.epoch(EpochStats(1, wait_s=3.0, wait_fetch_s=1.0))
-    text = printed(render_report(monitor.snapshot()))
-    assert rows(text, "epoch")[1][-1] == "other"
-    assert rows(text, "1")[1][-1] == "2.00"
-    assert "other 2.0" in epoch_line(EpochStats(1, wait_s=3.0, wait_fetch_s=1.0), 0)
+    monitor.begin(7, 400, 0)
+    assert printed(render_report(monitor.snapshot())).strip() == "Epoch 7: 0 of 400 batches (0%)"
+    text = printed(render_report(under_way(*[BatchFigures()] * 100, steps=400).snapshot()))
+    assert "Epoch 7: 100 of 400 batches (25%), about 5:00 left" in text
+    text = printed(render_report(under_way(*[BatchFigures()] * 2, steps=5002).snapshot()))
+    assert "about 1:23:20 left" in text
+
+
+def test_on_a_small_terminal_what_matters_most_is_left():
+    monitor = under_way(BatchFigures(fetch_s=1.0), BatchFigures(fetch_s=1.0))
+    for epoch in range(1, 31):
+        monitor.epoch(EpochStats(epoch))
+    monitor.begin(31, 400, 0)
+    whole = printed(render_report(monitor.snapshot(), width=80)).splitlines()
+    for height in range(5, 45):
+        text = printed(render_report(monitor.snapshot(), height=height, width=80)).splitlines()
+        assert len(text) <= height
+        assert text == whole[: len(text)]
+        assert whole[len(text) :][:1] in ([], [""])  # whole tables
+    assert text == whole
+
+
+def test_the_text_report_is_plain_and_explains_its_words():
+    monitor = under_way(BatchFigures(samples=3))
+    for epoch in range(1, 51):
+        monitor.epoch(EpochStats(epoch))
+    text = report_text(monitor.snapshot())
+    assert "\x1b" not in text
+    assert text == text.strip()
+    assert "residency: share of chunk uses" in text
+    assert all(rows(text, str(epoch)) for epoch in range(1, 51))
+    assert report_text(Monitor().snapshot()) == "nothing was read yet"
+
+
+@pytest.mark.parametrize(
+    ("stats", "first", "then", "told"),
+    [
+        ({"loop_s": 9.8, "wait_fetch_s": 0.2}, "the training loop's own steps (98.0%", "", "data are no bottleneck"),
+        ({"loop_s": 4, "wait_fetch_s": 6}, "waiting for chunks", "the training loop's own steps (40.0%", "0.5 MB/s"),
+        ({"loop_s": 6, "wait_fetch_s": 4}, "the training loop's own", "waiting for chunks", "max_concurrency"),
+        ({"wait_decode_s": 6, "wait_fetch_s": 4}, "waiting for rows", "waiting for chunks", "Fewer columns"),
+        ({"wait_throttle_s": 10}, "waiting as the store", "", "Larger chunks"),
+        ({"wait_queue_s": 9, "loop_s": 1}, "waiting for the threads", "the training loop's own", "Leave a core"),
+        ({"plan_s": 6, "loop_s": 4}, "planning before the first batch (60.0%", "the training", "Longer epochs"),
+        ({"plan_s": 2, "loop_s": 8}, "the training loop's own steps (80.0%", "planning", "Longer epochs"),
+    ],
+)
+def test_the_limit_is_what_takes_most_of_the_time_and_advice_is_for_what_can_be_changed(stats, first, then, told):
+    waited = sum(value for name, value in stats.items() if name.startswith("wait_"))
+    monitor = Monitor()
+    monitor.epoch(EpochStats(1, **stats, wait_s=waited, origin_bytes=5_000_000))
+    limit, _, rest = limit_of(monitor.snapshot()).partition(", then ")
+    assert limit.startswith(f"Limit: {first}")
+    assert rest.startswith(then)
+    assert bool(rest) == bool(then)
+    assert told in limit + rest
+
+
+def test_while_an_epoch_runs_the_limit_is_that_of_the_last_batches():
+    waiting = [BatchFigures(fetch_s=0.75, origin_bytes=3_000_000)] * 5
+    monitor = under_way(*waiting)
+    assert limit_of(monitor.snapshot()).startswith("Limit: waiting for chunks on their way (75.0% of the time), then")
+    assert "(3.0 MB/s came)" in limit_of(monitor.snapshot())
+    monitor.epoch(EpochStats(7, loop_s=1.0))
+    assert "own steps (100.0%" in limit_of(monitor.snapshot())
+    assert limit_of(Monitor().snapshot()) == "Limit: not known yet"
 
 
 def test_what_min_would_fetch_is_not_made_up_where_it_is_not_known():
@@ -119,7 +216,7 @@ def test_on_a_terminal_the_last_state_stays_even_after_an_error():
 
     with pytest.raises(RuntimeError, match="training failed"):
         train()
-    assert "1.250x" in console.file.getvalue().rpartition("What was reached")[2]
+    assert "1.250x" in console.file.getvalue().rpartition("What the epochs reached")[2]
     wait_until(lambda: threading.active_count() == before)
 
 

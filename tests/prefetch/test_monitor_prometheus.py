@@ -6,13 +6,12 @@ import threading
 import pytest
 
 from foreshard.errors import ConfigError
-from foreshard.prefetch.monitor import EpochStats, Monitor
+from foreshard.prefetch.monitor import BatchFigures, EpochStats, Monitor
 from foreshard.prefetch.prometheus import to_prometheus, write_prometheus
 
 NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
 PAIR = r'[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\\\|\\"|\\n)*"'
 SAMPLE = re.compile(rf"({NAME})(?:\{{({PAIR}(?:,{PAIR})*)\}})? ([-+]?[0-9.]+(?:e[-+]?[0-9]+)?)")
-READY, LATE = True, False
 UNESCAPED = {"\\\\": "\\", '\\"': '"', "\\n": "\n"}
 
 
@@ -48,8 +47,8 @@ def parse(text):
 
 def filled():
     monitor = Monitor(budget=5_000_000)
-    monitor.batch(LATE, 0.25, "fetch", 10, 4, 64, 12_345_678_901)
-    monitor.batch(LATE, 1e-7, None, 10, 10, 64, 0)
+    monitor.batch(0, BatchFigures(fetch_s=0.25, touches=10, hits=4, samples=64, origin_bytes=12_345_678_901))
+    monitor.batch(1, BatchFigures(queue_s=1e-7, touches=10, hits=10, samples=64))
     monitor.epoch(EpochStats(1))
     monitor.epoch(EpochStats(2, steps=2, ready_steps=1, touches=20, hits=14, min_hits=16, origin_bytes=6, min_bytes=4))
     return monitor
@@ -66,8 +65,8 @@ def test_every_figure_can_be_read_back():
     assert value("samples_total") == 128
     assert value("origin_bytes_total") == 12_345_678_901
     assert value("wait_seconds_total", ("cause", "fetch")) == 0.25
-    assert value("wait_seconds_total", ("cause", "unattributed")) == 1e-7
-    assert len(found["foreshard_loader_wait_seconds_total"][1]) == 5
+    assert value("wait_seconds_total", ("cause", "queue")) == 1e-7
+    assert len(found["foreshard_loader_wait_seconds_total"][1]) == 4
     assert value("memory_budget_bytes") == 5_000_000
     assert value("rolling_residency_hit_rate") == 0.7
     assert value("epoch") == value("epochs_total") == 2
@@ -100,7 +99,7 @@ def test_the_file_is_replaced_whole_and_may_be_read_by_others(tmp_path):
 
     def write():
         for _ in range(200):
-            monitor.batch(READY, 0.0, None, 1, 1, 1, 0)
+            monitor.batch(0, BatchFigures(samples=1))
             write_prometheus(path, monitor.snapshot(), {"run": "demo"})
         done.set()
 

@@ -1,0 +1,45 @@
+"""How chunks become requests to the store: how many at a time, and which of them together."""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foreshard.prefetch.concurrency import Concurrency
+from foreshard.prefetch.schedule import Touches
+
+RUN_TOUCHES: Final = 64
+"""Chunks that are needed within so many touches may come in one request."""
+
+
+class Requests:
+    """How chunks become requests to the store.
+
+    Args:
+        control: knows how many requests are in flight.
+        following: int32 (C,), the chunk that begins where a chunk ends in its shard, -1 for none: such chunks are read
+            in one request; None to read each by itself.
+        run_bytes: most bytes of one request.
+    """
+
+    def __init__(self, control: Concurrency, following: NDArray[np.int32] | None, run_bytes: int) -> None:
+        self.control, self.following, self.run_bytes = control, following, run_bytes
+
+    def room(self, touches: Touches, nbytes: NDArray[np.int64]) -> int:
+        """Return the bytes that keep the fetches busy: those in flight twice over."""
+        if not len(touches.chunks):
+            return 0
+        sizes = nbytes[touches.chunks]
+        request = float(sizes.mean())
+        if self.following is not None:
+            request = min(request * self._run_length(touches.chunks), max(self.run_bytes, request))
+        return int(2 * self.control.limit * request)
+
+    def _run_length(self, chunks: NDArray[np.int32]) -> float:
+        """Return how many chunks, about, come in one request."""
+        assert self.following is not None
+        touched, first = np.unique(chunks, return_index=True)
+        after = self.following[touched]
+        at = np.minimum(np.searchsorted(touched, after), len(touched) - 1)
+        joined = (touched[at] == after) & (np.abs(first[at] - first) <= RUN_TOUCHES)
+        return len(touched) / max(len(touched) - np.count_nonzero(joined), 1)
