@@ -5,6 +5,7 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from foreshard.errors import AccessDeniedError, ConfigError, ObjectNotFoundError
 from foreshard.keys import LayoutRef
@@ -12,6 +13,7 @@ from foreshard.loader.corrupt import CorruptionGuard
 from foreshard.loader.dealing import nodes_of
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.reading import chunk_fetcher, following_chunks, make_gatherer, wanted_columns
+from foreshard.loader.scheduling import ScheduleCache
 from foreshard.loader.tiers import node_fetcher, open_disk
 from foreshard.prefetch.arena import Arena
 from foreshard.prefetch.concurrency import Concurrency
@@ -19,7 +21,7 @@ from foreshard.prefetch.manifest import read_prefetch
 from foreshard.prefetch.prefetcher import Prefetcher
 from foreshard.prefetch.region import Region
 from foreshard.prefetch.requests import Requests
-from foreshard.prefetch.schedule import forecast_uses
+from foreshard.prefetch.schedule import forecast_uses, pinned_uses
 from foreshard.shards.leases import ReaderLease
 from foreshard.shards.manifest import Manifest
 from foreshard.shards.repository import Repository
@@ -92,9 +94,8 @@ class HeldLayout:
     Attributes:
         gatherer: takes rows from chunks in memory.
         arena: the memory.
-        beyond: int64 (C,), first use of every chunk beyond the known order, as expected by the layout's own prediction
-            until `warm` reads a newer one.
         ideal: chunks in the memory of a MIN that has run beside the loader; None if none has from the last loop on.
+        schedules: what epochs' schedules share.
         requests: how chunks are fetched.
         corruption: what is done about corrupt chunks, and what was.
         prefetcher: holds and fetches the chunks.
@@ -119,8 +120,9 @@ class HeldLayout:
         self.gatherer = make_gatherer(manifest, columns)
         mine = manifest.splits == split
         self._scores = np.where(mine, manifest.scores.astype(np.float64), 0.0)
-        self.beyond = forecast_uses(self._scores)
+        self._mine = mine
         self.ideal: frozenset[int] | None = None
+        self.schedules = ScheduleCache()
         budget = options.memory
         if budget is None:
             held = manifest.nbytes[mine & np.isin(manifest.nodes, self.nodes)].sum()
@@ -177,6 +179,20 @@ class HeldLayout:
             if self.lease is not None:
                 self.lease.release()
 
+    def uses_beyond(self, resident: frozenset[int], *, trusted: bool) -> NDArray[np.int64]:
+        """Return the first use of every chunk beyond the known order, as far as anybody can tell; int64 (C,).
+
+        The layout's own prediction tells until `warm` reads a newer one. Where there is none, or it is not trusted,
+        what is in memory stays: on epochs that read everything once nothing does better.
+
+        Args:
+            resident: chunks in memory.
+            trusted: whether the prediction may decide.
+        """
+        predicted = bool((self._scores > 0).any())
+        uses = forecast_uses(self._scores if predicted else self._mine.astype(np.float64))
+        return uses if predicted and trusted else pinned_uses(uses, resident)
+
     def warm(self, *, share: float) -> int:
         """Begin to fetch the chunks that the prefetch manifests of this rank's nodes pin, best first.
 
@@ -198,7 +214,6 @@ class HeldLayout:
         table = pa.concat_tables(tables)
         chunks, expected = table.column("chunk").to_numpy(), table.column("expected").to_numpy()
         self._scores[chunks] = expected
-        self.beyond = forecast_uses(self._scores)
         order = np.argsort(-expected / self.manifest.nbytes[chunks], kind="stable")
         pinned = chunks[order][table.column("pinned").to_numpy()[order]]
         self.prefetcher.warm(pinned.tolist(), share=share)

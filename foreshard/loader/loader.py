@@ -185,7 +185,8 @@ class Loader:
 
     def _begin(self) -> Loop:
         epoch, progress = self._epoch, self._progress
-        schedule = EpochSchedule(self.order, self.manifest, self.options, split=self._split, epoch=epoch)
+        cache = self._held.schedules
+        schedule = EpochSchedule(self.order, self.manifest, self.options, split=self._split, epoch=epoch, cache=cache)
         if progress is None or progress.epoch != epoch:
             progress = begin_epoch(self.repository, self.options, self.layout, epoch, schedule.steps)
         self._loop = begin_loop(

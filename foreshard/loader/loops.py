@@ -13,7 +13,6 @@ from foreshard.loader.progress import EpochProgress
 from foreshard.loader.scheduling import EpochSchedule
 from foreshard.loader.transforms import Transform, Transforms
 from foreshard.prefetch.control import Tuning
-from foreshard.prefetch.schedule import pinned_uses
 
 
 @dataclass
@@ -79,7 +78,7 @@ def begin_loop(
     prefetcher = held.prefetcher
     held.keep()
     resident = prefetcher.resident()
-    beyond = held.beyond if tuning.trusts_forecast else pinned_uses(held.beyond, resident)
+    beyond = held.uses_beyond(resident, trusted=tuning.trusts_forecast)
     planner = Planner(
         schedule,
         step,

@@ -19,7 +19,7 @@ from foreshard.prefetch.requests import Requests
 from foreshard.prefetch.schedule import Touches
 from foreshard.simulate.belady import Residency, plan_residency
 
-WINDOW: Final = 1 << 19
+WINDOW: Final = 1 << 18
 """Samples, over all ranks, that are planned together; about."""
 
 _SIGHT: Final = 4
@@ -108,7 +108,7 @@ class Planner:
         self.ideal = resident if ideal is None else ideal
         self._identity = schedule.identity
         self._next_step, self._base = first, 0
-        self._samples, self._steps = window, max(window // schedule.global_batch, 1)
+        self._window = window
         self._pool: ThreadPoolExecutor | None = None
         self._coming: Future[Window] | None = None
 
@@ -147,11 +147,9 @@ class Planner:
                 "between epochs"
             )
         first = self._next_step
-        stop = min(first + self._steps, self._schedule.steps)
+        stop = self._schedule.window_stop(first, self._window)
         touches = self._schedule.touches(first, stop)
-        later = self._memory.beyond.copy()
-        uses = self._schedule.first_uses(stop, _SIGHT * self._samples)
-        later[uses] = len(touches.chunks) + np.arange(len(uses))
+        later = self._later(stop, len(touches.chunks), _SIGHT * (stop - first) * self._schedule.global_batch)
         region = self._memory.region
         ahead = self._ahead(touches)
         plan = self._residency(touches, region.capacity - ahead, self._resident, later)
@@ -169,6 +167,15 @@ class Planner:
         if when_ready is not None:
             when_ready(window)
         return window
+
+    def _later(self, stop: int, touches: int, samples: int) -> NDArray[np.int64]:
+        """Return when every chunk is used first from a step on, as far as that is known; by forecast beyond."""
+        later = self._memory.beyond.copy()
+        windows = self._schedule.uses_after(stop, samples, self._window)
+        begins = touches + np.cumsum([0, *map(len, windows)])
+        for uses, begin in reversed(list(zip(windows, begins[:-1].tolist(), strict=True))):  # nearer ones last
+            later[uses] = begin + np.arange(len(uses))
+        return later
 
     def _residency(
         self, touches: Touches, capacity: int, resident: frozenset[int], later: NDArray[np.int64]

@@ -1,5 +1,7 @@
 """Turning an order into what one reader touches in an epoch."""
 
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from functools import cached_property
 from typing import Any, Final
 
@@ -17,6 +19,29 @@ from foreshard.splits import SPLITS
 _EPOCHS_AHEAD: Final = 8
 
 
+class ScheduleCache:
+    """What was computed of an order and may be wanted again: a window is looked at from afar before it is read.
+
+    Args:
+        entries: numbers to keep, about; the least recently used go first.
+    """
+
+    def __init__(self, entries: int = 1 << 21) -> None:
+        self._most, self._held = entries, 0
+        self._found: OrderedDict[Hashable, NDArray[Any]] = OrderedDict()
+
+    def get(self, key: Hashable, find: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """Return what `find` returned for a key, now or earlier; nobody may change it."""
+        found = self._found.pop(key, None)
+        if found is None:
+            found = find()
+            self._held += len(found)
+        self._found[key] = found
+        while self._held > self._most and len(self._found) > 1:
+            self._held -= len(self._found.popitem(last=False)[1])
+        return found
+
+
 class EpochSchedule:
     """What one reader touches in the steps of an epoch.
 
@@ -26,10 +51,21 @@ class EpochSchedule:
         options: batch size, dealing and place of the reader.
         split: code of the split that the order may draw from.
         epoch: the epoch, from 1.
+        cache: what schedules of the same reader and layout share.
     """
 
-    def __init__(self, order: Order, manifest: Manifest, options: LoaderOptions, *, split: int, epoch: int) -> None:
+    def __init__(
+        self,
+        order: Order,
+        manifest: Manifest,
+        options: LoaderOptions,
+        *,
+        split: int,
+        epoch: int,
+        cache: ScheduleCache | None = None,
+    ) -> None:
         self._order, self._manifest, self._options = order, manifest, options
+        self._cache = ScheduleCache() if cache is None else cache
         self._split, self._epoch = split, epoch
         self.global_batch = options.global_batch
 
@@ -64,7 +100,9 @@ class EpochSchedule:
         options, manifest, order = self._options, self._manifest, self._order
         batch, length, place = self.global_batch, order.length(self._epoch), options.place
         low, high = min(first * batch, length), min(stop * batch, length)
-        ids, places = order.ids(self._epoch, low, high), np.arange(low, high, dtype=np.int64)
+        key = ("ids", self._epoch, str(self.identity), low, high)
+        ids = self._cache.get(key, lambda: order.ids(self._epoch, low, high))
+        places = np.arange(low, high, dtype=np.int64)
         if options.remainder == "pad" and stop * batch > length:
             missing = stop * batch - length
             ids = np.concatenate([ids, np.resize(order.ids(self._epoch, 0, min(missing, length)), missing)])
@@ -76,33 +114,64 @@ class EpochSchedule:
         mine &= step % place.workers == place.worker
         return ids[mine], step[mine], position[mine]
 
-    def first_uses(self, first: int, samples: int) -> NDArray[np.int32]:
-        """Return the chunks that the reader touches from a step on, by first touch.
+    def window_stop(self, step: int, window: int) -> int:
+        """Return where the window of a step ends: the same for every loop, however far into the epoch it begins.
+
+        The first two windows are shorter, so that the first batch does not wait for long.
+
+        Args:
+            step: the step.
+            window: samples of a window, over all ranks, about.
+        """
+        sizes = [max(window // part // self.global_batch, 1) for part in (16, 4, 1)]
+        stop = sizes[0]
+        if step >= stop:
+            stop += sizes[1]
+        if step >= stop:
+            stop += ((step - stop) // sizes[2] + 1) * sizes[2]
+        return min(stop, self.steps)
+
+    def uses_after(self, step: int, samples: int, window: int) -> list[NDArray[np.int32]]:
+        """Return the chunks that the reader touches from a step on: by window, in each by first touch.
 
         It looks into later epochs where the order knows them. Draws by weights that may still change are looked at as
         they would be now: that is the best forecast there is, and only what stays in memory depends on it.
 
         Args:
-            first: the first step.
-            samples: how many samples, over all ranks, to look at; about as many as whole steps have.
+            step: the step.
+            samples: how many samples, over all ranks, to look at, at least.
+            window: samples of a window.
         """
-        batch, manifest = self.global_batch, self._manifest
-        parts: list[NDArray[np.int32]] = []
-        unseen = manifest.splits == self._split
+        found: list[NDArray[np.int32]] = []
+        unseen = self._manifest.splits == self._split
+        schedule = self
         for epoch in range(self._epoch, self._epoch + 1 + self._epochs_in_sight):
-            schedule = EpochSchedule(self._order, self._manifest, self._options, split=self._split, epoch=epoch)
+            if epoch > self._epoch:
+                schedule = EpochSchedule(
+                    self._order, self._manifest, self._options, split=self._split, epoch=epoch, cache=self._cache
+                )
             try:
-                stop = min(schedule.steps, first + samples // batch)
-                ids, _, _ = schedule._samples(first, stop)
+                while step < schedule.steps:
+                    stop = schedule.window_stop(step, window)
+                    found.append(schedule.first_uses(step, stop))
+                    unseen[found[-1]] = False
+                    samples, step = samples - (stop - step) * self.global_batch, stop
+                    if samples <= 0 or not unseen.any():
+                        return found
             except ConfigError:
                 break  # a later epoch's error is raised when it begins
-            parts.append(manifest.chunk_of[ids])
-            unseen[parts[-1]] = False
-            samples, first = samples - (stop - first) * batch, 0
-            if samples < batch or not unseen.any():
-                break
-        chunks, at = np.unique(np.concatenate(parts), return_index=True)
-        return chunks[np.argsort(at)].astype(np.int32)
+            step = 0
+        return found
+
+    def first_uses(self, first: int, stop: int) -> NDArray[np.int32]:
+        """Return the chunks that the reader touches in the steps first..stop-1, by first touch."""
+
+        def find() -> NDArray[np.int32]:
+            ids, _, _ = self._samples(first, stop)
+            chunks, at = np.unique(self._manifest.chunk_of[ids], return_index=True)
+            return chunks[np.argsort(at)].astype(np.int32)
+
+        return self._cache.get(("uses", self._epoch, str(self.identity), first, stop), find)
 
     @property
     def _epochs_in_sight(self) -> int:

@@ -6,11 +6,12 @@ by the prefetch manifest's order. Not thread-safe: its owner holds a lock.
 
 import heapq
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+_FEW: Final = 64  # requests that are pushed one by one, not all together
 
 
-@dataclass(frozen=True, order=True)
-class Request:
+class Request(NamedTuple):
     """A chunk to fetch.
 
     Attributes:
@@ -37,13 +38,19 @@ class PrefetchQueue:
 
     def push(self, requests: Iterable[Request]) -> None:
         """Add requests."""
-        for request in requests:
-            if request not in self._live:
-                self._live.add(request)
+        live, of = self._live, self._of
+        fresh = [request for request in requests if request not in live]
+        live.update(fresh)
+        if len(fresh) > _FEW:
+            self._heap += fresh
+            heapq.heapify(self._heap)
+        else:
+            for request in fresh:
                 heapq.heappush(self._heap, request)
-                first = self._of.get(request.chunk)
-                if first is None or request < first:
-                    self._of[request.chunk] = request
+        for request in fresh:
+            first = of.get(request.chunk)
+            if first is None or request < first:
+                of[request.chunk] = request
 
     def peek(self) -> Request | None:
         """Return the most urgent request, or None."""

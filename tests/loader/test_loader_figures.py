@@ -143,23 +143,28 @@ def test_refresh_moves_to_a_newer_layout_and_warms_what_its_prefetch_manifest_pi
     loader.close()
 
 
-def test_chunks_that_the_forecast_expects_stay_in_memory_over_the_end_of_an_epoch(tmp_path):
+def test_a_forecast_decides_what_stays_over_the_end_of_an_epoch_whose_successor_is_not_known(tmp_path):
     data = make_dataset(tmp_path, 600)
     manifest = publish(data, 0, seed=1)
-    order = ListedOrder(lambda _: data.train_ids)  # later epochs are not known
-    hits = {}
+    order = ListedOrder(lambda _: data.train_ids)
+    train = np.flatnonzero(manifest.splits == 0)
+    expected = np.isin(np.arange(len(manifest)), train[::3])
+    stayed, hits = {}, {}
     for name in ("without", "with"):
         repository, _ = through(data)
         loader = Loader(repository, order, LoaderOptions(len(data.train_ids), memory=12_000))
         if name == "with":
-            advise(data, manifest, np.where(manifest.splits == 0, 5.0, 0.0), 0)  # pins nothing: only tells
+            advise(data, manifest, np.where(expected, 5.0, 0.0), 0)  # pins nothing: only tells
             assert loader.warm() == 0
         read(loader)
+        stayed[name] = set(loader._held.prefetcher.region.entries)
         read(loader)  # one step an epoch: every hit is of the epoch before
         hits[name] = loader.last_epoch.stats.hits
         loader.close()
-    assert hits["without"] == 0
-    assert hits["with"] >= 5  # how many depends on which reads were quicker
+    assert stayed["with"] <= set(np.flatnonzero(expected).tolist())
+    assert not stayed["without"] <= set(np.flatnonzero(expected).tolist())
+    assert hits["with"] >= 3  # how many depends on which reads were quicker
+    assert hits["without"] >= 3, "without a forecast, what is in memory stays"
 
 
 def test_an_unused_forecast_counts_in_the_epoch_that_decides(tmp_path):
