@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from examples.flights.model import COLUMNS, features, labels
 from examples.flights.source import prepare_source
-from foreshard import Loader, ObjectStore, Repository, read_split
+from foreshard import ObjectStore, Repository, read_split
 from foreshard.chain import Chain
 from foreshard.config import ForeshardConfig
-from foreshard.loader.live import epoch_line
 from foreshard.splits import split_code
 
 FOLDER = Path(tempfile.gettempdir()) / f"foreshard-examples-{os.getuid()}"
@@ -77,12 +76,6 @@ def print_score(epoch: int, late: NDArray[np.int8], truth: NDArray[np.int8]) -> 
     """Print how many flights an epoch's model gets right, and how many one would that knows nothing."""
     right, ignorant = (late == truth).mean(), 1 - truth.mean()
     print(f"epoch {epoch}: {right:.1%} of validation flights right; {ignorant:.1%} by always 'on time'", flush=True)
-
-
-def print_report(loader: Loader) -> None:
-    """Print how a loader's last epoch went."""
-    if loader.last_epoch is not None:
-        print(epoch_line(loader.last_epoch.stats, loader.memory))
 
 
 def order_hash(batches: Iterable[NDArray[np.int64]], before: str = "") -> str:

@@ -39,7 +39,7 @@ def main(
         for flights in loader:  # one epoch; the next loop is the next epoch
             model.partial_fit(features(flights), labels(flights), classes=np.array([0, 1]))
         dataset.print_score(epoch, model.predict(x), y)
-        dataset.print_report(loader)
+    print(loader.report())
     loader.close()
 
 

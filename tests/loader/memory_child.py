@@ -8,6 +8,8 @@ import json
 import sys
 import tempfile
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +29,19 @@ def kilobytes(name):
 
 def tasks():
     """How many threads the kernel knows, Python's or not, but those of the store client's own pool, which it bounds."""
-    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    names = []
+    for path in Path("/proc/self/task").glob("*/comm"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it ended just now
+            names.append(path.read_text())
     return sum(not name.startswith("tokio") for name in names)
+
+
+def tasks_at_rest(most, seconds=10):
+    """The same, once they are `most`, or else after a while: a thread that was joined may take a moment to go."""
+    deadline = time.monotonic() + seconds
+    while tasks() > most and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return tasks()
 
 
 def descriptors():
@@ -43,7 +56,6 @@ def holdings(store):
     return {
         "rss": kilobytes("VmRSS"),
         "threads": ours,
-        "foreign": tasks() - len(ours),
         "descriptors": descriptors(),
         "files": sorted(path.name for path in Path(tempfile.gettempdir()).iterdir()),
         "objects": sorted(meta.key for meta in store.list("")),
@@ -62,7 +74,7 @@ def main(folder, memory, epochs):
     options = LoaderOptions(32, memory=memory, timeout=60)
     Loader(repository, order, options).close()  # starts the pools of native libraries
     gc.collect()
-    report["before"] = holdings(store)
+    report["before"], report["tasks_before"] = holdings(store), tasks()
     loader = Loader(repository, order, options)
     report["epochs"], report["budgets"], read = [], [], 0
     for _ in range(epochs):
@@ -76,7 +88,7 @@ def main(folder, memory, epochs):
     loader.close()
     del loader  # and with it the manifest, whose files it maps
     gc.collect()
-    report["closed"] = holdings(store)
+    report["closed"], report["tasks_closed"] = holdings(store), tasks_at_rest(report["tasks_before"])
     report["peak"], report["read"] = kilobytes("VmHWM"), read
     sys.stdout.write(json.dumps(report))
 
