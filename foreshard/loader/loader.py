@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from foreshard.errors import ConfigError, DeadlineError
 from foreshard.keys import LayoutRef
-from foreshard.loader.dealing import epoch_steps
-from foreshard.loader.epochs import EpochReport
 from foreshard.loader.held import HeldLayout, check_move, hold_layout
 from foreshard.loader.loops import Loop, begin_loop
 from foreshard.loader.options import LoaderOptions
@@ -24,6 +22,7 @@ from foreshard.shards.repository import Repository
 from foreshard.splits import split_code
 
 if TYPE_CHECKING:
+    from foreshard.loader.epochs import EpochReport
     from foreshard.loader.live import LiveView
 
 _WARM_SHARE: Final = 0.9
@@ -199,7 +198,7 @@ class Loader:
             transform=self._transform,
         )
         self._progress = progress
-        progress.watch(self.monitor, schedule.steps, self._step)
+        progress.watch(self.monitor, self._step)
         return self._loop
 
     def _leave(self, loop: Loop) -> None:
@@ -210,17 +209,10 @@ class Loader:
     def _finish(self, loop: Loop) -> None:
         """End the loop and its epoch."""
         self._leave(loop)
-        progress, place = loop.progress, self.options.place
-        stats = progress.stats(self._held.prefetcher.take_traffic())
-        steps = self._steps(progress.epoch)
-        told = (progress.layout, stats, progress.log)
-        self.last_epoch = EpochReport(progress.epoch, place.rank, place.world, steps, *told)
-        self.monitor.epoch(stats)
-        self._tuning = adjust(self._tuning, stats)
-        self._go_to(progress.epoch + 1, 0)
-
-    def _steps(self, epoch: int) -> int:
-        return epoch_steps(self.order.length(epoch), self.options.global_batch, self.options.remainder)
+        self.last_epoch = loop.progress.report(self._held.prefetcher.take_traffic(), self.options.place)
+        self.monitor.epoch(self.last_epoch.stats)
+        self._tuning = adjust(self._tuning, self.last_epoch.stats)
+        self._go_to(loop.progress.epoch + 1, 0)
 
     # -- figures --------------------------------------------------------------------------------------
     def report(self) -> str:
@@ -236,11 +228,7 @@ class Loader:
         return LiveView(self.monitor)
 
     def prometheus(self, labels: Mapping[str, str] | None = None) -> str:
-        """Return the figures in Prometheus' text format, each with the labels given, such as the run and the rank.
-
-        Raises:
-            ConfigError: a label that the format does not allow.
-        """
+        """Return the figures in Prometheus' text format, each with the labels given, such as the run and the rank."""
         return to_prometheus(self.monitor.snapshot(), labels)
 
     # -- state ----------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from foreshard.access.log import AccessLogWriter
 from foreshard.keys import LayoutRef
 from foreshard.loader.assembly import Assembled
+from foreshard.loader.dealing import Place
+from foreshard.loader.epochs import EpochReport
 from foreshard.loader.options import LoaderOptions
 from foreshard.prefetch.monitor import BatchFigures, EpochStats, Monitor
 from foreshard.prefetch.traffic import Traffic
@@ -24,6 +26,7 @@ class EpochProgress:
         epoch: the epoch, from 1.
         layout: the layout it reads.
         log: its access log; None if it logs nothing.
+        length: steps of the epoch, over all workers.
         moved: what was moved before the loader came to this layout.
         monitor: is told of every batch; see `watch`.
         since: when the last batch was handed out, in seconds; None before a loop's first.
@@ -32,6 +35,7 @@ class EpochProgress:
     epoch: int
     layout: LayoutRef
     log: AccessLogWriter | None
+    length: int = 0
     moved: Traffic = field(default_factory=Traffic)
     monitor: Monitor | None = None
     since: float | None = None
@@ -48,16 +52,10 @@ class EpochProgress:
     min_hits: int = 0
     min_bytes: int = 0
 
-    def watch(self, monitor: Monitor, steps: int, done: int) -> None:
-        """Begin a loop: tell a monitor of it and of its batches from now on.
-
-        Args:
-            monitor: the loader's.
-            steps: steps of the epoch.
-            done: steps of it that are done.
-        """
+    def watch(self, monitor: Monitor, done: int) -> None:
+        """Begin a loop behind `done` steps of the epoch: tell a monitor of it and of its batches from now on."""
         self.monitor, self.since = monitor, None
-        monitor.begin(self.epoch, steps, done)
+        monitor.begin(self.epoch, self.length, done)
 
     def deliver(
         self, batch: Assembled, step: int, sample_ids: NDArray[np.int64], sizes: NDArray[np.int64], waited: float
@@ -111,6 +109,16 @@ class EpochProgress:
         if self.log is not None:
             self.log.move(manifest.ref.generation, manifest.chunk_of, manifest.nbytes)
 
+    def report(self, traffic: Traffic, place: Place) -> EpochReport:
+        """Return what was done when the epoch ends, together with what was moved meanwhile.
+
+        Args:
+            traffic: what was moved.
+            place: the reader's.
+        """
+        stats = self.stats(traffic)
+        return EpochReport(self.epoch, place.rank, place.world, self.length, self.layout, stats, self.log)
+
     def stats(self, traffic: Traffic) -> EpochStats:
         """Return the counters together with what was moved meanwhile."""
         traffic = self.moved + traffic
@@ -147,7 +155,7 @@ def begin_epoch(
     """
     settings = options.logging
     if settings is None:
-        return EpochProgress(epoch, layout, None)
+        return EpochProgress(epoch, layout, None, steps)
     log = AccessLogWriter(
         repository.store,
         repository.keys,
@@ -159,4 +167,4 @@ def begin_epoch(
         steps=steps,
         phases=min(settings.phases, steps),
     )
-    return EpochProgress(epoch, layout, log)
+    return EpochProgress(epoch, layout, log, steps)

@@ -169,8 +169,8 @@ def test_a_wait_is_for_the_last_things_that_a_batch_needed(waited, fetch, gather
     made = Assembled(
         None, window, 0, few, np.array([True, False]), np.array([0, 70], np.int32), few, few, fetch, gather
     )
-    progress, monitor = EpochProgress(3, None, None), Monitor()
-    progress.watch(monitor, 10, 4)
+    progress, monitor = EpochProgress(3, None, None, 10), Monitor()
+    progress.watch(monitor, 4)
     progress.deliver(made, 4, np.arange(2), np.array([30, 70]), waited)
     stats, totals = progress.stats(Traffic(origin_bytes=70)), monitor.snapshot().totals
     assert (stats.wait_fetch_s, stats.wait_decode_s, stats.wait_queue_s) == waits
@@ -191,10 +191,10 @@ def test_a_pause_between_two_loops_is_not_the_training_loops_own_time(monkeypatc
     for seconds in (0.0, 2.0, 3.0):
         now[0] += seconds
         if not seconds:
-            progress.watch(Monitor(), 10, 0)
+            progress.watch(Monitor(), 0)
         deliver()
     now[0] += 1000.0
-    progress.watch(Monitor(), 10, 3)
+    progress.watch(Monitor(), 3)
     deliver()
     now[0] += 4.0
     deliver()
