@@ -66,12 +66,12 @@ def main(folder, memory, epochs):
     """Read, and check every row."""
     # pyarrow loads pandas where it finds it, some 30 MiB; it is no dependency of the library, only of its extra `plan`.
     sys.modules["pandas"] = None
-    report = {"imported": kilobytes("VmRSS")}
+    options = LoaderOptions(32, memory=memory, timeout=60)
+    report = {"imported": kilobytes("VmRSS"), "concurrency": options.max_concurrency}
     store = ObjectStore.open(Path(folder).as_uri())
     repository = Repository(store, "data")
     rows = repository.open().header.rows
     order = BlockShuffleOrder(np.arange(rows), 3, block=40, window=16)
-    options = LoaderOptions(32, memory=memory, timeout=60)
     Loader(repository, order, options).close()  # starts the pools of native libraries
     gc.collect()
     report["before"], report["tasks_before"] = holdings(store), tasks()

@@ -14,7 +14,7 @@ from serving import CountingStore
 from foreshard.errors import ConfigError, CorruptDataError
 from foreshard.loader.dealing import Place
 from foreshard.loader.loader import Loader
-from foreshard.loader.options import LoaderOptions
+from foreshard.loader.options import DiskTier, LoaderOptions
 from foreshard.loader.order import UniformOrder
 from foreshard.prefetch.arena import ASIDE, Arena, Payload
 from foreshard.shards.repository import Repository
@@ -179,6 +179,20 @@ def test_where_nothing_fits_a_damaged_chunk_it_raises_and_says_so(tmp_path):
     with pytest.raises(CorruptDataError, match="nothing can be read in its place"):
         list(loader)
     loader.close()
+
+
+def test_what_is_read_in_a_chunks_place_is_not_kept_on_disk_as_that_chunk(dataset, tmp_path):
+    (bad,) = largest(dataset.repository.open())
+    damage(dataset, bad)
+    disk = DiskTier(str(tmp_path / "disk"), 1 << 20)
+    without = read(make_loader(dataset, "substitute"))
+    for _ in range(2):
+        wanted, used = read(make_loader(dataset, "substitute", disk=disk))
+        assert (used == without[1]).all()
+        assert (used != wanted).any()
+    damage(dataset, bad)  # the same bit again: it is whole
+    wanted, used = read(make_loader(dataset, "raise", disk=disk))
+    assert (used == wanted).all()
 
 
 @pytest.mark.parametrize("compression", ["none", "lz4"])

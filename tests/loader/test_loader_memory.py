@@ -28,9 +28,9 @@ BESIDE = 150 << 20
 """What a whole process may take beside its chunks: the interpreter, numpy and Arrow with their code, and batches."""
 EPOCHS = 10
 
-# glibc maps blocks of 128 KiB and more until one is freed; then it keeps blocks of that size, here those that chunks
-# are read into: some 20 to 30 MiB in all. A job whose memory is counted fixes the size.
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(256 << 10)}
+# glibc keeps freed memory for each thread, here of what chunks are read into: 10 to 30 MiB, more on a busy machine, as
+# threads come and go. A job whose memory is counted limits that, and this test is none of the allocator.
+MALLOC = {"MALLOC_ARENA_MAX": "1"}
 
 CHILD = Path(__file__).with_name("memory_child.py")
 
@@ -82,7 +82,8 @@ def test_ten_epochs_of_two_gigabytes_stay_within_64_mib_and_150_mib_for_the_whol
 
     before, epochs, closed = report["before"], report["epochs"], report["closed"]
     assert closed["threads"] == before["threads"] == []
-    assert all(set(epoch["threads"]) <= set(epochs[0]["threads"]) for epoch in epochs), "at most those it began with"
+    # Those that fetch, one that assembles batches and one that renews the lease.
+    assert all(len(epoch["threads"]) <= report["concurrency"] + 2 for epoch in epochs)
     for name in ("descriptors", "files", "objects"):
         assert all(epoch[name] == epochs[1][name] for epoch in epochs[1:]), f"{name} from the second epoch on"
         assert closed[name] == before[name], name
