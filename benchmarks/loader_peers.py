@@ -161,8 +161,10 @@ def print_entries(title: str, entries: Sequence[Entry], unit: float, unit_name: 
     columns = ("contender", "rows/s", unit_name, "CPU s, process", "import, open, s", "first batch, s", "peak RSS, MB")
     harness.print_table(title, columns, rows)
     for entry in entries:
-        if entry.error is not None:
-            console.print(f"{entry.name}: {entry.error}", style="red", markup=False)
+        for failure in [*entry.failures, *([entry.error] if entry.error else [])]:
+            console.print(f"{entry.name}: {failure}", style="red", markup=False)
+        if entry.failures and entry.error is None:
+            console.print(f"{entry.name}: {len(entry.failures)} runs failed and were done again", style="red")
 
 
 # -- the accelerator -----------------------------------------------------------------------------------
@@ -261,6 +263,7 @@ def summary(entries: Sequence[Entry]) -> dict[str, Any]:
             "rows_per_s": round(1 / statistics.median(entry.per_row)),
             "cpu_us_per_row": round(1e6 * entry.cpu_per_row, 2),
             "peak_rss_mb": round(statistics.median(entry.values("peak_rss_mb"))),
+            "failures": entry.failures,
         }
         for entry in entries
     }

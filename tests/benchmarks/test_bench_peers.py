@@ -46,6 +46,20 @@ def test_an_epoch_ends_early_only_where_that_was_asked_for(place):
     }
 
 
+def test_values_that_cannot_be_are_found_in_a_part_of_an_epoch(place):
+    run = place.run("foreshard", {}, limit_s=1.0)
+    for sums in ([256, -1, 5], [256, place.expected[1] + 1, 5]):
+        assert checked({"rows": 256, "whole": False, "sums": sums}, place, run)["error"].startswith("other values")
+    assert "error" not in checked({"rows": 256, "whole": False, "sums": [256, 1, 5]}, place, run)
+
+
+def test_a_run_that_fails_once_is_done_again_and_the_failure_is_kept():
+    answers = iter([{"error": "it hung"}, {"seconds": 1.0, "rows": 10}, {"seconds": 2.0, "rows": 10}])
+    flaky = Entry("litdata", lambda: next(answers))
+    assert [flaky.once(), flaky.once()] == [0.1, 0.2]
+    assert (flaky.failures, flaky.error, len(flaky.answers)) == (["it hung"], None, 2)
+
+
 def test_an_emulated_accelerator_is_busy_for_the_time_that_it_sleeps(place):
     answer = read(place, rate=2_000.0)
     assert answer["seconds"] >= 0.5
@@ -139,7 +153,7 @@ def test_the_worse_server_counts_and_a_missing_figure_stays_missing():
     assert loader_peers.worst([figures(3.0, 0.3), figures(None, 0.2)])[0].value is None
 
 
-def test_a_contender_that_failed_is_not_run_again_and_its_row_says_so(capsys):
+def test_a_contender_that_failed_twice_is_not_run_again_and_its_row_says_so(capsys):
     calls = []
 
     def fails():
@@ -151,7 +165,7 @@ def test_a_contender_that_failed_is_not_run_again_and_its_row_says_so(capsys):
     )
     failing = Entry("litdata", fails)
     run_rounds([fine, failing], 2)
-    assert calls == ["peer"]
+    assert calls == ["peer"] * 2
     assert len(fine.answers) == 2
     assert math.isnan(failing.once())
     loader_peers.print_entries("title", [fine, failing], 1.0, "CPU s")
