@@ -14,14 +14,14 @@ from benchmarks.harness import Figure
 from benchmarks.peers_contenders import CONTENDERS, Contender, collate_files, collate_records
 from benchmarks.peers_data import COLUMNS, case_of, checksums, expected_checksums, payload_views, publish, record_type
 from benchmarks.peers_reading import read_epoch
-from benchmarks.peers_rounds import Entry, Place, RateSearch, checked, run_rounds
+from benchmarks.peers_rounds import AcceleratorSearch, Entry, Place, RateSearch, checked, run_rounds
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     case = case_of("samples", 1_000)
-    found = Place(case, (tmp_path / "store").as_uri(), None, {}, expected_checksums(case.workload()))
+    found = Place(case, (tmp_path / "store").as_uri(), None, {}, expected_checksums(case.workload()), str(tmp_path))
     publish(case, found.url("foreshard"), found.endpoint)
     return found
 
@@ -125,7 +125,7 @@ def test_the_search_for_a_rate_ends_close_below_the_highest_that_passes(truth):
 
 def entry(name, seconds, cpu=1.0, error=None):
     answers = [{"seconds": each, "cpu_s": cpu, "rows": 100, "peak_rss_mb": 1.0} for each in seconds]
-    return Entry(name, dict, answers, error)
+    return Entry(name, dict, answers, error=error)
 
 
 def test_figures_compare_with_the_quickest_and_with_the_most_frugal_peer():
@@ -171,3 +171,12 @@ def test_a_contender_that_failed_twice_is_not_run_again_and_its_row_says_so(caps
     loader_peers.print_entries("title", [fine, failing], 1.0, "CPU s")
     assert "litdata: it hung" in capsys.readouterr().out
     assert loader_peers.summary([failing]) == {"litdata": {"error": "it hung"}}
+
+
+def test_rates_compare_with_the_best_peer_and_a_failed_one_leaves_no_figure():
+    def search(passed, error=None):
+        return AcceleratorSearch("name", None, RateSearch(1.0, passed=passed), error=error)
+
+    assert loader_peers.rate_ratio([search(900.0), search(300.0), search(100.0)]) == 3.0
+    assert loader_peers.rate_ratio([search(900.0), search(300.0), search(100.0, "it hung")]) is None
+    assert loader_peers.rate_ratio([search(900.0), search(0.0)]) is None
