@@ -7,6 +7,7 @@ the temporary folder for the next run.
 """
 
 import statistics
+import tempfile
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
@@ -50,19 +51,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cold: list[list[Figure]] = []
     settings: dict[str, Tuned] | None = None
     for number, kind in enumerate(harness.s3_kinds()):
-        with harness.s3_server(kind) as server:
+        with harness.s3_server(kind) as server, caches_folder() as caches:
             root = f"s3://{server.create_bucket()}"
-            place = settle(cases[0], folders[0], root, server.endpoint)
+            place = settle(cases[0], folders[0], root, server.endpoint, caches)
             settings = settings or tuned(place, options)
             found, entries = cold_epochs(place, settings, options, kind)
             cold.append(found)
             details[f"cold_{kind}"] = summary(entries)
             if number == 0:
                 busy, more = accelerator(place, settings, entries, options)
-                rows, others = tabular(settle(cases[1], folders[1], root, server.endpoint), options)
+                rows, others = tabular(settle(cases[1], folders[1], root, server.endpoint, caches), options)
                 figures += [*rows, *busy]
                 details |= more | others
     harness.finish(options, [*worst(cold), *figures], details)
+
+
+def caches_folder() -> "tempfile.TemporaryDirectory[str]":
+    """Return a folder for local caches; threads of a loader that was stopped early may still write while it goes."""
+    return tempfile.TemporaryDirectory(prefix="foreshard-bench-caches-", ignore_cleanup_errors=True)
 
 
 # -- tuning --------------------------------------------------------------------------------------------
@@ -161,8 +167,10 @@ def print_entries(title: str, entries: Sequence[Entry], unit: float, unit_name: 
     columns = ("contender", "rows/s", unit_name, "CPU s, process", "import, open, s", "first batch, s", "peak RSS, MB")
     harness.print_table(title, columns, rows)
     for entry in entries:
-        if entry.error is not None:
-            console.print(f"{entry.name}: {entry.error}", style="red", markup=False)
+        for failure in [*entry.failures, *([entry.error] if entry.error else [])]:
+            console.print(f"{entry.name}: {failure}", style="red", markup=False)
+        if entry.failures and entry.error is None:
+            console.print(f"{entry.name}: {len(entry.failures)} runs failed and were done again", style="red")
 
 
 # -- the accelerator -----------------------------------------------------------------------------------
@@ -173,21 +181,8 @@ def accelerator(
 ) -> tuple[list[Figure], dict[str, Any]]:
     """Find the highest rate of an accelerator that each contender keeps 90 % busy over a cold epoch."""
     console.print("an emulated accelerator", style="dim")
-    searches: list[AcceleratorSearch] = []
-    for entry in entries:
-        if entry.name != OURS and entry.name not in PEERS:
-            continue
-        if entry.error is not None:
-            searches.append(
-                AcceleratorSearch(entry.name, place.run(entry.name, {}), RateSearch(1.0), error=entry.error)
-            )
-            continue
-        cold, choice = 1 / statistics.median(entry.per_row), dict[str, Any]()
-        if entry.name in PEERS:
-            choices = settings[entry.name].best_per_workers()
-            limit_s = 2.0 if options.quick else 5.0
-            choice = tune_for_rate(place, entry.name, choices, _BUSY_OF_COLD * cold, limit_s).settings
-        searches.append(AcceleratorSearch(entry.name, place.run(entry.name, choice), RateSearch(cold)))
+    compared = [entry for entry in entries if entry.name == OURS or entry.name in PEERS]
+    searches = [search_for(place, settings.get(entry.name), entry, options) for entry in compared]
     for _ in range(2 if options.quick else 5):
         for search in searches:
             search.step(place)
@@ -200,15 +195,27 @@ def accelerator(
         )
         for each in searches
     ]
-    harness.print_table(
-        "highest rate of an emulated accelerator that is 90 % busy", ("contender", "settings", "rows/s", "steps"), rows
-    )
-    highest = {each.name: each.search.passed for each in searches if each.error is None}
-    best = max((highest[peer] for peer in PEERS if peer in highest), default=0.0)
-    value = highest[OURS] / best if len(highest) == len(searches) and best else None
-    steps = {each.name: [(round(rate), round(busy, 3)) for rate, busy in each.steps] for each in searches}
-    details = {"au90_steps": steps, "au90_settings": {each.name: words(each.run.settings) for each in searches}}
-    return [Figure("au90_rate_vs_best_peer", value, 2.0, at_least=True)], details | {"cold_settings": chosen(settings)}
+    title = "highest rate of an emulated accelerator that is 90 % busy over a cold epoch"
+    harness.print_table(title, ("contender", "settings", "rows/s", "steps"), rows)
+    details = {
+        "au90_steps": {each.name: [(round(rate), round(busy, 3)) for rate, busy in each.steps] for each in searches},
+        "au90_settings": {each.name: words(each.run.settings) for each in searches},
+        "au90_failures": {each.name: each.failures for each in searches if each.failures},
+        "cold_settings": chosen(settings),
+    }
+    return [Figure("au90_rate_vs_best_peer", rate_ratio(searches), 2.0, at_least=True)], details
+
+
+def search_for(place: Place, tuned_before: Tuned | None, entry: Entry, options: Options) -> AcceleratorSearch:
+    """Return a search that begins at a contender's cold rate, with the settings of a peer that keep it the busiest."""
+    if entry.error is not None:
+        return AcceleratorSearch(entry.name, place.run(entry.name, {}), RateSearch(1.0), error=entry.error)
+    cold, settings = 1 / statistics.median(entry.per_row), dict[str, Any]()
+    if tuned_before is not None:
+        choices = tuned_before.best_per_workers() or [tuned_before.settings]
+        limit_s = 2.0 if options.quick else 5.0
+        settings = tune_for_rate(place, entry.name, choices, _BUSY_OF_COLD * cold, limit_s).settings
+    return AcceleratorSearch(entry.name, place.run(entry.name, settings), RateSearch(cold))
 
 
 # -- figures -------------------------------------------------------------------------------------------
@@ -229,6 +236,13 @@ def cpu_ratio(entries: Sequence[Entry]) -> float | None:
     if any(entry.error for entry in (ours, *others)):
         return None
     return ours.cpu_per_row / min(entry.cpu_per_row for entry in others)
+
+
+def rate_ratio(searches: Sequence[AcceleratorSearch]) -> float | None:
+    """Return foreshard's rate over that of the best peer; None if any of them failed or no peer reached a rate."""
+    ours, *others = searches
+    best = max(each.search.passed for each in others)
+    return ours.search.passed / best if best and not any(each.error for each in searches) else None
 
 
 def median(found: Ratio | None) -> float | None:
@@ -261,6 +275,7 @@ def summary(entries: Sequence[Entry]) -> dict[str, Any]:
             "rows_per_s": round(1 / statistics.median(entry.per_row)),
             "cpu_us_per_row": round(1e6 * entry.cpu_per_row, 2),
             "peak_rss_mb": round(statistics.median(entry.values("peak_rss_mb"))),
+            "failures": entry.failures,
         }
         for entry in entries
     }

@@ -32,6 +32,7 @@ class Run:
         url: where its dataset is.
         endpoint: the S3 server; None for a local folder.
         files: names of the objects of a peer's dataset.
+        caches: a folder in which it makes one of its own, removed afterwards, for what it keeps on disk.
         settings: of the contender.
         rate: rows a second of the emulated accelerator; None for none.
         limit_s: ends the epoch early after so many seconds; None for a whole one.
@@ -43,6 +44,7 @@ class Run:
     url: str
     endpoint: str | None
     files: list[str]
+    caches: str
     settings: dict[str, Any]
     rate: float | None = None
     limit_s: float | None = None

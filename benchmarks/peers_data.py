@@ -36,6 +36,9 @@ COLUMNS: Final = (
 """The ten columns of the tabular case: what a model of late arrivals would read; `dep_delay` has nulls."""
 
 SHARD_BYTES: Final = peers.MDS_SHARD_BYTES
+_FORMAT: Final = "v2"
+"""Part of the folders' names; changes when a writer does."""
+
 _FEED_ROWS: Final = 1_000
 _FILE_ROWS: Final = 250_000
 
@@ -53,6 +56,9 @@ class Case:
         memory: bytes for foreshard's chunks.
         block: rows within which MosaicML spreads a shard's; at least a shard, or they stay among themselves.
         buffer: rows in WebDataset's shuffle buffer.
+        tar_rows: rows of a tar file, 64 MB of them.
+        litdata_rows: rows of a chunk of LitData, about as many; the same in every chunk, and a whole number of chunks
+            for two workers, as one that two of them share is read anew for every row.
     """
 
     kind: Kind
@@ -63,6 +69,8 @@ class Case:
     memory: int
     block: int
     buffer: int
+    tar_rows: int
+    litdata_rows: int
 
     @property
     def shuffles(self) -> str:
@@ -85,9 +93,12 @@ def case_of(kind: Kind, rows: int) -> Case:
     A shard of the others holds 2,500 samples: foreshard shuffles as many at a time, from 25 places. MosaicML cannot
     mix samples of two shards with less than 5,000.
     """
+    half = -(-rows // 2)
     if kind == "samples":
-        return Case("samples", rows, 256, chunk_rows=100, window=25, memory=256 << 20, block=5_000, buffer=2_500)
-    return Case("tabular", rows, 1_024, chunk_rows=4_096, window=16, memory=64 << 20, block=65_536, buffer=10_000)
+        sizes = {"chunk_rows": 100, "tar_rows": 2_500, "litdata_rows": min(2_500, half)}
+        return Case("samples", rows, 256, window=25, memory=256 << 20, block=5_000, buffer=2_500, **sizes)
+    sizes = {"chunk_rows": 4_096, "tar_rows": 65_536, "litdata_rows": min(750_000, half)}
+    return Case("tabular", rows, 1_024, window=16, memory=64 << 20, block=65_536, buffer=10_000, **sizes)
 
 
 def shuffled_flights(rows: int) -> Workload:
@@ -151,34 +162,36 @@ def dataset_folder(peer: str, kind: Kind, rows: int) -> Path:
     """Return a peer's dataset, written now or earlier, in shards of 64 MB without compression or hashes."""
 
     def fill(partial: Path) -> None:
-        work = case_of(kind, rows).workload()
-        _WRITERS[peer](work, partial)
+        case = case_of(kind, rows)
+        _WRITERS[peer](case, case.workload(), partial)
 
-    return made(f"{peer}-{kind}-{rows}", fill)
+    return made(f"{peer}-{_FORMAT}-{kind}-{rows}", fill)
 
 
-def _write_mds(work: Workload, out: Path) -> None:
+def _write_mds(_: Case, work: Workload, out: Path) -> None:
     out.rmdir()  # its writer wants to make it
     peers.write_mds(work.files, work.order, out)
 
 
-def _write_litdata(work: Workload, out: Path) -> None:
+def _write_litdata(case: Case, work: Workload, out: Path) -> None:
     from litdata.streaming.writer import BinaryWriter
 
-    writer = BinaryWriter(str(out), chunk_bytes=SHARD_BYTES)
+    writer = BinaryWriter(str(out), chunk_size=case.litdata_rows)
     for number, row in enumerate(_rows(work.files)):
         writer[number] = row
     writer.done()
     writer.merge()
 
 
-def _write_tars(work: Workload, out: Path) -> None:
-    """Write samples as a file and a class, as WebDataset's users do; rows as one packed record, its quickest form."""
+def _write_tars(case: Case, work: Workload, out: Path) -> None:
+    """Write samples as a file and a class, as WebDataset's users do; rows as one packed record, its quickest form.
+
+    Its default, the time with fractions of a second, would add a header to every file and so double the tabular tars.
+    """
     import webdataset as wds
 
-    with wds.ShardWriter(
-        str(out / "%06d.tar"), maxcount=len(work.order), maxsize=SHARD_BYTES, encoder=False, verbose=0
-    ) as writer:
+    options = {"maxcount": case.tar_rows, "maxsize": 2 * SHARD_BYTES, "encoder": False, "mtime": 0, "verbose": 0}
+    with wds.ShardWriter(str(out / "%06d.tar"), **options) as writer:
         if work.name == "samples":
             for number, row in enumerate(_rows(work.files)):
                 writer.write({"__key__": f"{number:09d}", "bin": row["payload"], "cls": b"%d" % row["label"]})

@@ -48,7 +48,7 @@ def read_epoch(run: str) -> dict[str, Any]:
 
 def _read(run: Run) -> dict[str, Any]:
     contender = CONTENDERS[run.contender]
-    with tempfile.TemporaryDirectory(prefix="foreshard-bench-cache-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(dir=run.caches, ignore_cleanup_errors=True) as folder:
         moments = [time.perf_counter()]
         contender.load()
         moments.append(time.perf_counter())

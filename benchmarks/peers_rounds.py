@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +31,7 @@ class Place:
         endpoint: the server; None for a local folder.
         files: names of each peer's objects.
         expected: what `checksums` of all batches must add up to.
+        caches: a folder for what contenders keep on disk.
     """
 
     case: Case
@@ -37,12 +39,13 @@ class Place:
     endpoint: str | None
     files: dict[str, list[str]]
     expected: list[int]
+    caches: str
 
     def run(self, contender: str, settings: dict[str, Any], **changed: Any) -> Run:  # noqa: ANN401 - fields of `Run`
         """Return an epoch of a contender."""
         kind, rows = self.case.kind, self.case.rows
-        url = self.url(contender)
-        return Run(contender, kind, rows, url, self.endpoint, self.files.get(contender, []), settings, **changed)
+        files = self.files.get(contender, [])
+        return Run(contender, kind, rows, self.url(contender), self.endpoint, files, self.caches, settings, **changed)
 
     def url(self, contender: str) -> str:
         """Return where a contender's dataset is."""
@@ -60,9 +63,9 @@ def write_datasets(case: Case) -> dict[str, Path]:
         return dict(zip(PEERS, pool.map(write, PEERS), strict=True))
 
 
-def settle(case: Case, folders: dict[str, Path], root: str, endpoint: str) -> Place:
+def settle(case: Case, folders: dict[str, Path], root: str, endpoint: str, caches: str) -> Place:
     """Upload every contender's dataset of a case."""
-    place = Place(case, root, endpoint, {}, expected_checksums(case.workload()))
+    place = Place(case, root, endpoint, {}, expected_checksums(case.workload()), caches)
     for peer, folder in folders.items():
         place.files[peer] = [name for name in upload(folder, place.url(peer), endpoint) if name.endswith(".tar")]
     publish(case, place.url(OURS), endpoint)
@@ -80,20 +83,23 @@ class Entry:
         name: what the table calls it.
         task: runs it once and returns the answer, with `seconds` and `rows`, or with `error`.
         answers: one a run.
+        failures: errors of runs that were then done again.
         error: why it has no figures; None if it has.
     """
 
     name: str
     task: Callable[[], dict[str, Any]]
     answers: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
     error: str | None = None
 
     def once(self) -> float:
-        """Run once, unless it has failed before; return seconds per row, nan for a failure."""
+        """Run once, and once again if that fails; return seconds per row, nan if that fails too or has before."""
         if self.error is None:
-            answer = self.task()
-            self.answers.append(answer)
+            answer = tried(self.task, self.failures)
             self.error = answer.get("error")
+            if self.error is None:
+                self.answers.append(answer)
         return math.nan if self.error else self.answers[-1]["seconds"] / self.answers[-1]["rows"]
 
     def values(self, key: str) -> list[float]:
@@ -109,6 +115,15 @@ class Entry:
     def cpu_per_row(self) -> float:
         """CPU seconds per row, the median."""
         return statistics.median(answer["cpu_s"] / answer["rows"] for answer in self.answers)
+
+
+def tried(task: Callable[[], dict[str, Any]], failures: list[str]) -> dict[str, Any]:
+    """Return a task's answer; one that failed is noted and the task done once more."""
+    answer = task()
+    if "error" not in answer:
+        return answer
+    failures.append(answer["error"])
+    return task()
 
 
 def read_once(place: Place, run: Run) -> dict[str, Any]:
@@ -127,7 +142,8 @@ def checked(answer: dict[str, Any], place: Place, run: Run) -> dict[str, Any]:
         return answer
     if run.limit_s is None and not answer["whole"]:
         return {"error": f"{answer['rows']} of {run.rows} rows arrived"}
-    if answer["whole"] and answer["sums"] != place.expected:
+    high = any(found > expected for found, expected in zip(answer["sums"], place.expected, strict=True))
+    if high or min(answer["sums"]) < 0 or (answer["whole"] and answer["sums"] != place.expected):
         return {"error": f"other values arrived: sums {answer['sums']} instead of {place.expected}"}
     return answer
 
@@ -247,6 +263,7 @@ class AcceleratorSearch:
         run: its epoch.
         search: where the search stands.
         steps: each rate that was tried, with the utilisation.
+        failures: errors of runs that were then done again.
         error: why it ended.
     """
 
@@ -254,6 +271,7 @@ class AcceleratorSearch:
     run: Run
     search: RateSearch
     steps: list[tuple[float, float]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
     error: str | None = None
 
     def step(self, place: Place) -> None:
@@ -261,7 +279,7 @@ class AcceleratorSearch:
         if self.error is not None:
             return
         rate = self.search.rate
-        answer = read_once(place, replace(self.run, rate=rate))
+        answer = tried(partial(read_once, place, replace(self.run, rate=rate)), self.failures)
         self.error = answer.get("error")
         if self.error is None:
             utilisation = answer["utilisation"]

@@ -14,14 +14,14 @@ from benchmarks.harness import Figure
 from benchmarks.peers_contenders import CONTENDERS, Contender, collate_files, collate_records
 from benchmarks.peers_data import COLUMNS, case_of, checksums, expected_checksums, payload_views, publish, record_type
 from benchmarks.peers_reading import read_epoch
-from benchmarks.peers_rounds import Entry, Place, RateSearch, checked, run_rounds
+from benchmarks.peers_rounds import AcceleratorSearch, Entry, Place, RateSearch, checked, run_rounds
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     case = case_of("samples", 1_000)
-    found = Place(case, (tmp_path / "store").as_uri(), None, {}, expected_checksums(case.workload()))
+    found = Place(case, (tmp_path / "store").as_uri(), None, {}, expected_checksums(case.workload()), str(tmp_path))
     publish(case, found.url("foreshard"), found.endpoint)
     return found
 
@@ -44,6 +44,20 @@ def test_an_epoch_ends_early_only_where_that_was_asked_for(place):
     assert checked({"rows": 256, "whole": False, "sums": [0, 0, 0]}, place, run) == {
         "error": "256 of 1000 rows arrived"
     }
+
+
+def test_values_that_cannot_be_are_found_in_a_part_of_an_epoch(place):
+    run = place.run("foreshard", {}, limit_s=1.0)
+    for sums in ([256, -1, 5], [256, place.expected[1] + 1, 5]):
+        assert checked({"rows": 256, "whole": False, "sums": sums}, place, run)["error"].startswith("other values")
+    assert "error" not in checked({"rows": 256, "whole": False, "sums": [256, 1, 5]}, place, run)
+
+
+def test_a_run_that_fails_once_is_done_again_and_the_failure_is_kept():
+    answers = iter([{"error": "it hung"}, {"seconds": 1.0, "rows": 10}, {"seconds": 2.0, "rows": 10}])
+    flaky = Entry("litdata", lambda: next(answers))
+    assert [flaky.once(), flaky.once()] == [0.1, 0.2]
+    assert (flaky.failures, flaky.error, len(flaky.answers)) == (["it hung"], None, 2)
 
 
 def test_an_emulated_accelerator_is_busy_for_the_time_that_it_sleeps(place):
@@ -111,7 +125,7 @@ def test_the_search_for_a_rate_ends_close_below_the_highest_that_passes(truth):
 
 def entry(name, seconds, cpu=1.0, error=None):
     answers = [{"seconds": each, "cpu_s": cpu, "rows": 100, "peak_rss_mb": 1.0} for each in seconds]
-    return Entry(name, dict, answers, error)
+    return Entry(name, dict, answers, error=error)
 
 
 def test_figures_compare_with_the_quickest_and_with_the_most_frugal_peer():
@@ -139,7 +153,7 @@ def test_the_worse_server_counts_and_a_missing_figure_stays_missing():
     assert loader_peers.worst([figures(3.0, 0.3), figures(None, 0.2)])[0].value is None
 
 
-def test_a_contender_that_failed_is_not_run_again_and_its_row_says_so(capsys):
+def test_a_contender_that_failed_twice_is_not_run_again_and_its_row_says_so(capsys):
     calls = []
 
     def fails():
@@ -151,9 +165,18 @@ def test_a_contender_that_failed_is_not_run_again_and_its_row_says_so(capsys):
     )
     failing = Entry("litdata", fails)
     run_rounds([fine, failing], 2)
-    assert calls == ["peer"]
+    assert calls == ["peer"] * 2
     assert len(fine.answers) == 2
     assert math.isnan(failing.once())
     loader_peers.print_entries("title", [fine, failing], 1.0, "CPU s")
     assert "litdata: it hung" in capsys.readouterr().out
     assert loader_peers.summary([failing]) == {"litdata": {"error": "it hung"}}
+
+
+def test_rates_compare_with_the_best_peer_and_a_failed_one_leaves_no_figure():
+    def search(passed, error=None):
+        return AcceleratorSearch("name", None, RateSearch(1.0, passed=passed), error=error)
+
+    assert loader_peers.rate_ratio([search(900.0), search(300.0), search(100.0)]) == 3.0
+    assert loader_peers.rate_ratio([search(900.0), search(300.0), search(100.0, "it hung")]) is None
+    assert loader_peers.rate_ratio([search(900.0), search(0.0)]) is None
