@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from foreshard.errors import ConfigError, DeadlineError
 from foreshard.keys import LayoutRef
+from foreshard.loader.corrupt import Substitution
 from foreshard.loader.held import HeldLayout, check_move, hold_layout
 from foreshard.loader.loops import Loop, begin_loop
 from foreshard.loader.options import LoaderOptions
@@ -92,6 +93,11 @@ class Loader:
     def memory(self) -> int:
         """Bytes for chunks."""
         return self._held.prefetcher.region.budget
+
+    @property
+    def substituted(self) -> Mapping[int, Substitution]:
+        """By chunk of this layout, what is read in place of corrupt ones; it grows. See `LoaderOptions.on_corrupt`."""
+        return self._held.corruption.substituted
 
     def refresh(self, layout: LayoutRef | None = None) -> bool:
         """Move to another layout (the current one by default) and warm up from its prefetch manifest.

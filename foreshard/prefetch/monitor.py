@@ -54,7 +54,7 @@ class EpochStats:
         origin_bytes: bytes fetched from the object store.
         origin_requests: fetches from the object store.
         demand_requests: fetches made on demand, since no prefetch had begun.
-        failed_requests: prefetches that failed; their chunks were read on demand when they were needed.
+        failed_requests: fetches that failed; the chunks of those ahead were read on demand when they were needed.
         prefetched_bytes: bytes fetched ahead, without those still in memory and unused: they count in a later epoch.
         prefetched_used_bytes: of those, bytes that a touch used.
         forecast_bytes: of the prefetched bytes, those that the prefetch manifest suggested before the order was known.

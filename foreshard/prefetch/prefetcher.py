@@ -61,6 +61,7 @@ class Prefetcher(Fetchers):
             entry = self._timed_fetch([chunk])[0]
         except BaseException:
             with self._lock:
+                self._traffic.failed_requests += 1
                 del self._in_flight[chunk]
                 self.region.release(nbytes if reserved else 0)
             raise

@@ -10,6 +10,7 @@ from foreshard.errors import ConflictError, CorruptDataError, DeadlineError, Obj
 from foreshard.keys import DatasetKeys
 from foreshard.shards.heartbeat import Heartbeat
 from foreshard.shards.lease_record import Lease, read_lease
+from foreshard.shards.refetch import refetch
 from foreshard.shards.swapping import swap_unique
 from foreshard.storage import ObjectStore
 
@@ -125,15 +126,19 @@ class HeldLease:
     def _renewed(self) -> bool:
         for _ in range(_RETRIES):
             if self._tag is None:
-                tagged = self._store.get_tagged(self.key)
-                if tagged is None or read_lease(tagged[0], self.key).revoked:
+                self._tag = refetch(self._store, self._look)
+                if self._tag is None:
                     return False
-                self._tag = tagged[1]
             self._lease = self._lease.renewed()
             self._tag = swap_unique(self._store, self.key, self._lease.to_json(), self._tag)
             if self._tag is not None:
                 return True
         return False
+
+    def _look(self) -> str | None:
+        """Return the lease's entity tag; None if it is gone or revoked."""
+        tagged = self._store.get_tagged(self.key)
+        return None if tagged is None or read_lease(tagged[0], self.key).revoked else tagged[1]
 
     def _regain(self) -> None:
         raise ConflictError(

@@ -96,7 +96,7 @@ def test_other_samples_take_the_place_of_a_damaged_chunks_and_all_others_stay(da
     manifest = damage(dataset, *bad)
     loader = make_loader(dataset, "substitute", dealing=dealing)
     whole = np.concatenate([expected(loader, epoch) for epoch in (1, 2, 3)])
-    found = loader._held.corruption.substituted
+    found = loader.substituted
     with caplog.at_level(logging.WARNING, "foreshard.loader.corrupt"):
         wanted, used = read(loader, epochs=3)
     assert (wanted == whole).all()
@@ -139,7 +139,7 @@ def test_a_donor_that_is_damaged_too_is_passed_over(dataset):
     donors = []
     for _ in range(3):
         loader = make_loader(dataset, "substitute")
-        found = loader._held.corruption.substituted
+        found = loader.substituted
         read(loader)
         donors.append(found[bad].donor)
         damage(dataset, donors[-1])
@@ -160,7 +160,7 @@ def test_a_substitute_does_not_depend_on_the_rest_of_the_layout(tmp_path):
         (bad,) = largest(manifest)
         damage(data, bad)
         loader = make_loader(data, "substitute")
-        found = loader._held.corruption.substituted
+        found = loader.substituted
         read(loader)
         donors.append(found[bad].sample_ids.tolist())
         damage(data, bad)  # the same bit again: it is whole
@@ -222,7 +222,7 @@ def test_columns_of_every_kind_come_whole_from_a_substitute_of_fewer_rows(tmp_pa
     smallest, *_, biggest = np.argsort(manifest.nbytes).tolist()
     damage(data, smallest, biggest)
     loader = make_loader(data, "substitute", memory=30_000, remainder="keep")
-    found = loader._held.corruption.substituted
+    found = loader.substituted
     read_ids = []
     for batch in loader:
         ids = batch["sample_id"]
@@ -248,7 +248,7 @@ def test_bytes_damaged_on_their_way_are_read_again_unless_the_policy_is_to_raise
             wanted, used = read(loader)
             assert (used == wanted).all()
             assert (wanted == expected(loader)).all()
-            assert not loader._held.corruption.substituted
+            assert not loader.substituted
             proxy.rates = {}
         assert proxy.counts["flip_response"]
         loader = make_loader(data, "raise", store=store, lease_ttl=0)
