@@ -179,7 +179,7 @@ def _as_json(diagnosis: "Diagnosis", advice: "list[Advice]") -> dict[str, Any]:
 def _show(diagnosis: "Diagnosis", advice: "list[Advice]") -> None:
     printed, case = console(), diagnosis.case
     step = f"{case.step_s * 1e3:g} ms of compute a step" if case.step_s else "no compute, to see the loader's own rates"
-    memory = f"{megabytes(diagnosis.cold.memory)} MB for chunks, {case.concurrency} fetches in flight"
+    memory = f"{megabytes(diagnosis.cold.memory)} MB for chunks, at most {case.concurrency} fetches in flight"
     rows = [
         ("layout", case.layout),
         ("loop", f"order {case.order}, batches of {case.batch:,}, {step}"),

@@ -225,17 +225,18 @@ class Monitor:
 
     def batch(self, step: int, figures: BatchFigures) -> None:
         """Count a step's batch that the training loop received: some 2 µs."""
-        waits = figures[: len(CAUSES)]
+        fetch, decode, throttle, queue, touches, hits, samples, nbytes = figures
         with self._lock:
             self._window.add(figures)
             self._step = step + 1
             self._batches += 1
-            self._samples += figures.samples
-            self._touches += figures.touches
-            self._hits += figures.hits
-            self._bytes += figures.origin_bytes
-            if any(waits):
-                self._waits = [sum(pair) for pair in zip(self._waits, waits, strict=True)]
+            self._samples += samples
+            self._touches += touches
+            self._hits += hits
+            self._bytes += nbytes
+            if fetch or decode or throttle or queue:
+                for cause, waited in enumerate((fetch, decode, throttle, queue)):
+                    self._waits[cause] += waited
             else:
                 self._ready += 1
 

@@ -73,8 +73,8 @@ def _fetch(diagnosis: Diagnosis) -> list[Advice]:
     found.append(
         Advice(
             "concurrency",
-            f"{case.concurrency} fetches in flight brought {rate:,.1f} MB/s; try --concurrency {2 * case.concurrency} "
-            "and keep it (loader.concurrency) if that figure grows",
+            f"at most {case.concurrency} fetches in flight brought {rate:,.1f} MB/s; try --concurrency "
+            f"{2 * case.concurrency} and keep it (loader.concurrency) if that figure grows",
         )
     )
     return found
