@@ -92,7 +92,7 @@ def _open_foreshard(run: Run, folder: Path) -> Iterator[Any]:
     del folder
     case = run.case
     repository = foreshard.Repository(foreshard.ObjectStore.open(run.url, endpoint=run.endpoint), DATASET)
-    order = foreshard.BlockShuffleOrder(run.rows, seed=1, block=case.chunk_rows, window=case.window)
+    order = foreshard.BlockShuffleOrder(run.rows, seed=1, block=case.run_rows, window=case.window)
     columns = None if run.kind == "samples" else COLUMNS
     options = foreshard.LoaderOptions(
         global_batch=case.batch, remainder="keep", memory=case.memory, columns=columns, **run.settings

@@ -51,7 +51,8 @@ class Case:
         kind: `samples` (25 KB of bytes and a label) or `tabular` (ten narrow columns).
         rows: how many.
         batch: rows in a batch.
-        chunk_rows: rows of a chunk of foreshard, which is also the block of its order.
+        chunk_rows: rows of a chunk of foreshard.
+        run_rows: rows of a block of foreshard's order: of one chunk or of several that follow each other.
         window: blocks that foreshard's order shuffles together.
         memory: bytes for foreshard's chunks.
         block: rows within which MosaicML spreads a shard's; at least a shard, or they stay among themselves.
@@ -65,6 +66,7 @@ class Case:
     rows: int
     batch: int
     chunk_rows: int
+    run_rows: int
     window: int
     memory: int
     block: int
@@ -76,7 +78,7 @@ class Case:
     def shuffles(self) -> str:
         """How each contender shuffles, as text."""
         return (
-            f"shuffles: foreshard {self.window} blocks of {self.chunk_rows:,} rows from anywhere; MosaicML py1e over "
+            f"shuffles: foreshard {self.window} blocks of {self.run_rows:,} rows from anywhere; MosaicML py1e over "
             f"{self.block:,} rows; LitData shards, in them blocks of 256, in these rows; WebDataset shards and a "
             f"buffer of {self.buffer:,} rows"
         )
@@ -90,14 +92,14 @@ class Case:
 def case_of(kind: Kind, rows: int) -> Case:
     """Return a case of so many rows.
 
-    A shard of the others holds 2,500 samples: foreshard shuffles as many at a time, from 25 places. MosaicML cannot
-    mix samples of two shards with less than 5,000.
+    A shard of the others holds 2,500 samples: foreshard shuffles about as many at a time, from 8 places in pieces of
+    7.5 MB. MosaicML cannot mix samples of two shards with less than 5,000.
     """
     half = -(-rows // 2)
     if kind == "samples":
-        sizes = {"chunk_rows": 100, "tar_rows": 2_500, "litdata_rows": min(2_500, half)}
-        return Case("samples", rows, 256, window=25, memory=256 << 20, block=5_000, buffer=2_500, **sizes)
-    sizes = {"chunk_rows": 4_096, "tar_rows": 65_536, "litdata_rows": min(750_000, half)}
+        sizes = {"chunk_rows": 100, "run_rows": 300, "tar_rows": 2_500, "litdata_rows": min(2_500, half)}
+        return Case("samples", rows, 256, window=8, memory=256 << 20, block=5_000, buffer=2_500, **sizes)
+    sizes = {"chunk_rows": 4_096, "run_rows": 4_096, "tar_rows": 65_536, "litdata_rows": min(750_000, half)}
     return Case("tabular", rows, 1_024, window=16, memory=64 << 20, block=65_536, buffer=10_000, **sizes)
 
 

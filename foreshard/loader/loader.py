@@ -1,6 +1,7 @@
 """The loader: hands a training loop the batches of an order, from memory wherever the order or a forecast allows."""
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -184,8 +185,9 @@ class Loader:
                 if loop.moved:
                     loop = self._begin()
         finally:
-            # After `close` another loop may be under way, and a forked child has no thread to stop.
-            if self._loop is loop and os.getpid() == self._pid:
+            # After `close` another loop may be under way, and a forked child has no thread to stop. When the interpreter
+            # ends, threads stop wherever they are: one may hold the lock for ever.
+            if self._loop is loop and os.getpid() == self._pid and not sys.is_finalizing():
                 self._leave(loop)
 
     def _begin(self) -> Loop:

@@ -84,7 +84,6 @@ def begin_loop(
         step,
         Memory(prefetcher.region, held.manifest.nbytes, held.requests, beyond),
         depth=tuning.depth,
-        finished=options.queue_batches,
         resident=resident,
         ideal=held.ideal,
         window=WINDOW,

@@ -85,7 +85,6 @@ class Planner:
         first: the loop's first step.
         memory: what chunks may fill.
         depth: factor on the room for fetching ahead.
-        finished: batches that may be finished before they are asked for.
         resident: chunks in memory or on their way.
         ideal: chunks in the memory of a MIN that has run beside the loader all the time; None if none has.
         window: samples to plan together, about.
@@ -98,13 +97,12 @@ class Planner:
         memory: Memory,
         *,
         depth: float,
-        finished: int,
         resident: frozenset[int],
         ideal: frozenset[int] | None = None,
         window: int,
     ) -> None:
         self._schedule, self._memory = schedule, memory
-        self._depth, self._finished, self._resident = depth, finished, resident
+        self._depth, self._resident = depth, resident
         self.ideal = resident if ideal is None else ideal
         self._identity = schedule.identity
         self._next_step, self._base = first, 0
@@ -190,15 +188,15 @@ class Planner:
         return min(max(min(int(first * self._depth), int(capacity * _MOST_AHEAD)), largest), capacity)
 
     def _burst(self, plan: Residency, touches: Touches) -> int:
-        """Return the bytes that the step with the most misses needs beyond those of the steps that may be finished.
+        """Return the bytes that the step with the most misses needs beyond an average one's.
 
-        Where a shuffle's window begins, one batch may need a chunk for each of its samples, and many after it none.
+        Where a shuffle's window begins, one batch may need a chunk for each of its samples, and many after it none:
+        fetches go on without a pause only if there is room for what it needs while those before it are read.
         """
         _, missed = _per_step(plan.hit, touches, self._memory.nbytes)
         if not len(missed):
             return 0
-        spare = self._finished * float(missed.mean())
-        return int(min(missed.max() - spare, self._memory.region.capacity * _MOST_AHEAD))
+        return int(min(missed.max() - float(missed.mean()), self._memory.region.capacity * _MOST_AHEAD))
 
 
 def _per_step(
