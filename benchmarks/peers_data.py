@@ -58,8 +58,9 @@ class Case:
         block: rows within which MosaicML spreads a shard's; at least a shard, or they stay among themselves.
         buffer: rows in WebDataset's shuffle buffer.
         tar_rows: rows of a tar file, 64 MB of them.
-        litdata_rows: rows of a chunk of LitData, about as many; the same in every chunk, and a whole number of chunks
-            for two workers, as one that two of them share is read anew for every row.
+        litdata_rows: rows of a chunk of LitData, about as many. LitData deals whole batches to its workers, so two of
+            them still share one chunk unless the batches divide evenly; of such a chunk it reads the whole file anew
+            for nearly every row, which is why its settings with two workers are so slow.
     """
 
     kind: Kind
