@@ -185,7 +185,7 @@ class Loader:
                 if loop.moved:
                     loop = self._begin()
         finally:
-            # After `close` another loop may be under way, and a forked child has no thread to stop. When the interpreter
+            # After `close` another loop may be under way; a forked child has no thread to stop. When the interpreter
             # ends, threads stop wherever they are: one may hold the lock for ever.
             if self._loop is loop and os.getpid() == self._pid and not sys.is_finalizing():
                 self._leave(loop)
