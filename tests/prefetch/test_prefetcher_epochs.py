@@ -115,7 +115,7 @@ def test_a_failure_is_told_by_the_touch_that_needs_the_chunk_and_by_no_other(pre
         prefetcher.lend(3, 1)
     origin.failing = set()
     assert not touch(prefetcher, 3, 1).hit  # it did not stick
-    assert prefetcher.take_traffic().failed_requests == 1
+    assert prefetcher.take_traffic().failed_requests == 2  # ahead, and on demand
 
 
 def test_whoever_waits_for_a_fetch_that_fails_reads_on_demand(prefetcher, origin):
