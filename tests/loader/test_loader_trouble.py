@@ -3,6 +3,8 @@
 import gc
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -273,3 +275,16 @@ def test_a_forked_child_refuses_what_would_hang_there(dataset, tmp_path):
         return 0
 
     assert in_child(refused) == 0
+
+
+def test_a_process_that_leaves_a_loop_unfinished_ends(dataset):
+    code = (
+        "import sys, foreshard\n"
+        "repository = foreshard.Repository(foreshard.ObjectStore.open(sys.argv[1]), 'demo')\n"
+        "splits = repository.load_splits(repository.open().header.fingerprint)\n"
+        "order = foreshard.UniformOrder((splits == 0).nonzero()[0], seed=1)\n"
+        "batches = iter(foreshard.Loader(repository, order, foreshard.LoaderOptions(16, memory=6000)))\n"
+        "next(batches)\n"
+    )
+    command = [sys.executable, "-c", code, dataset.repository.store.url]
+    assert subprocess.run(command, timeout=60, check=False).returncode == 0
