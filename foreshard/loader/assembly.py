@@ -122,7 +122,7 @@ class Assembler:
 
     def _why_none(self) -> ConfigError | DeadlineError:
         if self._stopped:
-            return ConfigError("this loop was ended by the loader's close() or refresh(); start a new loop")
+            return ConfigError("this loop was ended by the loader's close(); start a new loop")
         self._overdue = True
         return DeadlineError(f"no batch was ready within {self._timeout} s; {self.where}")
 
@@ -159,7 +159,7 @@ class Assembler:
                 window = self._following()
                 if window is None:
                     return
-                self._memory.prefetcher.cross(window.base, window.kept_at_start)
+                self._memory.prefetcher.cross(window.base, window.kept_at_start, ahead=window.ahead)
                 self._touch, self._window = 0, window
         except Exception as error:  # noqa: BLE001 - raised again by next_batch
             with self._changed:

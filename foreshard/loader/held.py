@@ -119,8 +119,8 @@ class HeldLayout:
         columns = wanted_columns(manifest, options.columns)
         self.gatherer = make_gatherer(manifest, columns)
         mine = manifest.splits == split
-        self._scores = np.where(mine, manifest.scores.astype(np.float64), 0.0)
         self._mine = mine
+        self._expect(np.where(mine, manifest.scores.astype(np.float64), 0.0))
         self.ideal: frozenset[int] | None = None
         self.schedules = ScheduleCache()
         budget = options.memory
@@ -189,9 +189,12 @@ class HeldLayout:
             resident: chunks in memory.
             trusted: whether the prediction may decide.
         """
-        predicted = bool((self._scores > 0).any())
-        uses = forecast_uses(self._scores if predicted else self._mine.astype(np.float64))
-        return uses if predicted and trusted else pinned_uses(uses, resident)
+        return self._uses if self._predicted and trusted else pinned_uses(self._uses, resident)
+
+    def _expect(self, scores: NDArray[np.float64]) -> None:
+        """Take expected draws of every chunk, shape (C,); where all are 0, each is as good as another."""
+        self._scores, self._predicted = scores, bool((scores > 0).any())
+        self._uses = forecast_uses(scores if self._predicted else self._mine.astype(np.float64))
 
     def warm(self, *, share: float) -> int:
         """Begin to fetch the chunks that the prefetch manifests of this rank's nodes pin, best first.
@@ -214,6 +217,7 @@ class HeldLayout:
         table = pa.concat_tables(tables)
         chunks, expected = table.column("chunk").to_numpy(), table.column("expected").to_numpy()
         self._scores[chunks] = expected
+        self._expect(self._scores)
         order = np.argsort(-expected / self.manifest.nbytes[chunks], kind="stable")
         pinned = chunks[order][table.column("pinned").to_numpy()[order]]
         self.prefetcher.warm(pinned.tolist(), share=share)

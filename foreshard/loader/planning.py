@@ -26,7 +26,8 @@ _SIGHT: Final = 4
 """Windows' worth of samples beyond a window that are looked at."""
 
 _FIRST_AHEAD: Final = 0.1
-_MOST_AHEAD: Final = 0.25
+MOST_AHEAD: Final = 0.25
+"""Share of the memory that is set aside for fetching ahead at most."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ class Planner:
         memory = self._memory
         capacity, largest = memory.region.capacity, memory.region.bypass
         first = min(memory.requests.room(touches, memory.nbytes), int(capacity * _FIRST_AHEAD))
-        return min(max(min(int(first * self._depth), int(capacity * _MOST_AHEAD)), largest), capacity)
+        return min(max(min(int(first * self._depth), int(capacity * MOST_AHEAD)), largest), capacity)
 
     def _burst(self, plan: Residency, touches: Touches) -> int:
         """Return the bytes that the step with the most misses needs beyond an average one's.
@@ -196,7 +197,7 @@ class Planner:
         _, missed = _per_step(plan.hit, touches, self._memory.nbytes)
         if not len(missed):
             return 0
-        return int(min(missed.max() - float(missed.mean()), self._memory.region.capacity * _MOST_AHEAD))
+        return int(min(missed.max() - float(missed.mean()), self._memory.region.capacity * MOST_AHEAD))
 
 
 def _per_step(

@@ -180,14 +180,6 @@ class EpochSchedule:
         return _EPOCHS_AHEAD if self._order.fixed else 0
 
 
-def schedule_epoch(
-    order: Order, manifest: Manifest, options: LoaderOptions, *, split: int, epoch: int, first: int
-) -> Touches:
-    """Return what one reader touches from a step of an epoch to the epoch's end; see `EpochSchedule`."""
-    schedule = EpochSchedule(order, manifest, options, split=split, epoch=epoch)
-    return schedule.touches(first, schedule.steps)
-
-
 def _check_ids(ids: NDArray[np.int64], manifest: Manifest, split: int, order: str) -> None:
     unknown = ids[(ids < 0) | (ids >= manifest.header.rows)]
     if len(unknown):

@@ -87,7 +87,7 @@ class Fetchers:
         concurrency: int | None = None,
         ahead: int = 0,
     ) -> None:
-        """Start an epoch.
+        """Start a loop.
 
         Args:
             needed: (touch, chunk) pairs that the schedule wants fetched, by touch.
@@ -97,12 +97,12 @@ class Fetchers:
         """
         with self._lock:
             self._queue.clear()
-            self._wake_at = ahead // 2 if self._burst > 1 else 0
+            self._set_wake(ahead)
             for chunk in [c for c in self.region.entries if c not in kept]:
                 self._drop(chunk)
             for entry in self.region.entries.values():
                 entry.needed_until = NO_TOUCH
-            for chunk in self._in_flight:  # their touches were another epoch's
+            for chunk in self._in_flight:  # their touches were another loop's
                 self._in_flight[chunk] = NO_TOUCH if chunk in kept else UNWANTED
             self._queue.push(Request(forecast=False, rank=touch, chunk=chunk) for touch, chunk in needed)
             self._run_threads(concurrency)
@@ -113,9 +113,16 @@ class Fetchers:
             self._queue.push(Request(forecast=False, rank=touch, chunk=chunk) for touch, chunk in needed)
             self._work.notify_all()
 
-    def cross(self, touch: int, kept: frozenset[int]) -> None:
-        """Drop what neither `kept` nor a promise to this touch or a later one keeps: the touches before it are done."""
+    def cross(self, touch: int, kept: frozenset[int], *, ahead: int = 0) -> None:
+        """Go on to touches that `extend` told of; those before are done.
+
+        Args:
+            touch: the first of them.
+            kept: resident chunks that stay, beside those promised to it or a later one; the others are dropped.
+            ahead: as in `begin`, from now on.
+        """
         with self._lock:
+            self._set_wake(ahead)
             entries = self.region.entries
             for chunk in [c for c, e in entries.items() if e.needed_until < touch and c not in kept]:
                 self._drop(chunk)
@@ -258,6 +265,9 @@ class Fetchers:
         self.region.release(int(self._nbytes[chunk]))
         if chunk == self._awaited:
             self._landed.notify_all()
+
+    def _set_wake(self, ahead: int) -> None:
+        self._wake_at = ahead // 2 if self._burst > 1 else 0
 
     def _wake(self) -> None:
         """Wake one idle fetching thread if there is enough for it to do."""

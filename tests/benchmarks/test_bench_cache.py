@@ -12,7 +12,7 @@ from benchmarks.reactive import count, min_by_epoch, trace_of
 from benchmarks.throttle import Pacer, Speed, throttled
 from benchmarks.workloads import lay_out, workload_of, write_samples
 from foreshard.loader.options import LoaderOptions
-from foreshard.loader.scheduling import schedule_epoch
+from foreshard.loader.scheduling import EpochSchedule
 from foreshard.shards.repository import Repository
 from foreshard.simulate.belady import plan_residency
 from foreshard.storage import ObjectStore
@@ -105,8 +105,8 @@ def test_every_order_is_read_as_its_trace_says_and_the_store_served_what_the_loa
         trace = [trace_of(case.order, manifest, epoch, 20) for epoch in (1, 2)]
         options = LoaderOptions(20, remainder="keep")
         for epoch, chunks in enumerate(trace, start=1):
-            touches = schedule_epoch(case.order, manifest, options, split=0, epoch=epoch, first=0)
-            assert (touches.chunks == chunks).all()
+            schedule = EpochSchedule(case.order, manifest, options, split=0, epoch=epoch)
+            assert (schedule.touches(0, schedule.steps).chunks == chunks).all()
         done = read(repository, store, case, trace, 0.0)
         assert done.touches == len(trace[1])
         assert done.nbytes == (done.touches - done.hits) * manifest.nbytes[0]

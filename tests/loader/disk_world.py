@@ -2,9 +2,7 @@
 
 import multiprocessing
 import os
-import resource
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -74,14 +72,3 @@ def start_rank(dataset, folder: Path, rank, world, *, pause=0.002, timeout=20.0)
 def files(folder):
     """Names of the chunks in the tier."""
     return sorted(path.name for path in (folder / "cache" / "chunks").iterdir())
-
-
-@contextmanager
-def files_up_to(nbytes):
-    """Let no file of this process grow beyond so many bytes: writes fail as on a full disk, by the kernel."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

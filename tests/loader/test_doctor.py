@@ -163,7 +163,7 @@ def test_a_loop_that_hardly_waits_is_left_alone():
 def test_what_is_fetched_twice_asks_for_memory_and_says_how_much():
     told = advice(FETCHING, {"origin_bytes": 80 * MB})
     assert told["memory"].startswith("30.0 of the 80.0 MB fetched had been fetched before; raise --memory from 10.0 MB")
-    assert "with 56.6 MB nothing of this run" in told["memory"]
+    assert "with 67.7 MB nothing of this run" in told["memory"]
     assert "memory" not in advice(FETCHING, {"origin_bytes": 52 * MB})
 
 

@@ -9,8 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch_world
-from disk_world import BATCH, ROOMY, files, files_up_to, read, start_rank
+from disk_world import BATCH, ROOMY, files, read, start_rank
 from disk_world import load as load_from
+from full_disk import files_up_to
 from layouts import make_dataset, make_plan, publish
 from serving import CountingStore, threads, wait_until
 

@@ -98,7 +98,7 @@ def faulty_loader(tmp_path, server, timeouts):
     url = f"s3://{server.create_bucket()}/p"
     dataset = make_data(tmp_path, url, server.endpoint)
     with FaultProxy(server.endpoint, 5, {}, stall=3.0) as proxy:
-        loader = make_loader(dataset, url, proxy.endpoint, timeouts, timeout=30, lease_ttl=0)
+        loader = make_loader(dataset, url, proxy.endpoint, timeouts, timeout=30)
         proxy.rates = dict.fromkeys(FAULTS, 0.05 / len(FAULTS))
         yield loader, proxy
         proxy.rates = {}

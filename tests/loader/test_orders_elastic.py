@@ -19,7 +19,7 @@ from foreshard.loader.order import (
     UniformOrder,
     WeightedOrder,
 )
-from foreshard.loader.scheduling import schedule_epoch
+from foreshard.loader.scheduling import EpochSchedule
 
 BATCH = 20
 EPOCHS = (1, 2, 3)
@@ -71,7 +71,8 @@ def dealt(order, manifest, epoch, first, world, workers, dealing, remainder):
     places, ids, steps = [], [], {rank: [] for rank in range(world)}
     for rank, worker in itertools.product(range(world), range(workers)):
         options = LoaderOptions(BATCH, place=Place(rank, world, worker, workers), dealing=dealing, remainder=remainder)
-        touches = schedule_epoch(order, manifest, options, split=0, epoch=epoch, first=first)
+        schedule = EpochSchedule(order, manifest, options, split=0, epoch=epoch)
+        touches = schedule.touches(first, schedule.steps)
         assert (touches.steps % workers == worker).all()
         steps[rank] += touches.steps.tolist()
         of = np.repeat(touches.steps.astype(np.int64), np.diff(touches.batch_offsets))

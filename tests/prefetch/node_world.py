@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import resource
 import signal
 import time
 import traceback
@@ -71,17 +70,6 @@ def files(cache):
 def die(cache):
     """Make a cache of this process look as if its process had been killed."""
     cache._shared.leave_to_parent()
-
-
-@contextmanager
-def files_up_to(nbytes):
-    """Let no file of this process grow beyond so many bytes: writes fail as on a full disk, by the kernel."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @contextmanager

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from node_world import BUDGET, child, claim, content, die, files, files_up_to, key_for, kill, node_cache, put
+from full_disk import files_up_to
+from node_world import BUDGET, child, claim, content, die, files, key_for, kill, node_cache, put
 
 import foreshard.prefetch.node.cache as cache_module
 import foreshard.prefetch.node.folder as folder_module

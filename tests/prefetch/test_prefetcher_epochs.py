@@ -189,3 +189,19 @@ def test_peak_and_counters_start_anew_and_what_is_unused_is_counted_later(prefet
     two = prefetcher.take_traffic()
     assert (two.origin_bytes, two.prefetched_bytes, two.prefetched_used_bytes, two.forecast_bytes) == (0, 1, 1, 1)
     assert two.peak_bytes == 2
+
+
+def test_room_that_is_set_aside_no_more_wakes_the_threads_that_take_bursts(origin):
+    prefetcher = Prefetcher(origin, origin.nbytes, Region(4, 1), Objects(), timeout=5, burst=16)
+    origin.open()
+    prefetcher.begin([(0, 1), (1, 2), (2, 3)], frozenset(), concurrency=1, ahead=8)
+    wait_until(lambda: set(prefetcher.region.entries) == {1, 2, 3})
+    for number, chunk in enumerate((1, 2, 3)):
+        touch(prefetcher, number, chunk, keep=True)
+    prefetcher.extend([(3, 4)])
+    time.sleep(0.05)  # until the thread has seen that there is no room
+    wait_until(lambda: prefetcher._idle == 1)
+    assert 4 not in prefetcher.region.entries
+    prefetcher.cross(3, frozenset({1, 2}), ahead=2)
+    wait_until(lambda: set(prefetcher.region.entries) == {1, 2, 4})
+    prefetcher.close()

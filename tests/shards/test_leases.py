@@ -16,6 +16,7 @@ from foreshard.shards.held_lease import HeldLease
 from foreshard.shards.lease_record import Lease, find_leases, new_lease, read_lease, still_live
 from foreshard.shards.leases import lease_reader, lease_writer
 from foreshard.shards.repository import Repository
+from foreshard.storage import ObjectStore
 
 KEYS = DatasetKeys("data")
 LONG_AGO, SOON = timedelta(hours=9), SweepTimes(seconds=3, margin=1)
@@ -42,6 +43,24 @@ def expire(world: World, held: HeldLease) -> None:
 def sweep(world: World, *doomed: LayoutRef, times: SweepTimes = SOON) -> Sweep:
     with HeldLease(world.store, KEYS, new_lease("gc", 60)) as clock:
         return Sweep(world.store, KEYS, clock.key, doomed, times)
+
+
+class DamagingStore(ObjectStore):
+    """A store in memory whose next `flips` answers to a look at an object have a wrong byte, as over a network."""
+
+    local = False
+
+    def __init__(self) -> None:
+        store = ObjectStore.open("memory://")
+        super().__init__(store.url, store._store, store._s3)
+        self.flips = 0
+
+    def get_tagged(self, key):
+        tagged = super().get_tagged(key)
+        if tagged is None or not self.flips:
+            return tagged
+        self.flips -= 1
+        return b"?" + tagged[0][1:], tagged[1]
 
 
 # -- what a lease says ---------------------------------------------------------------------------------
@@ -293,3 +312,12 @@ def test_a_swap_of_the_state_whose_answer_was_lost_counts(world):
     running.end()
     world.store.swap = original
     sweep(world).end()
+
+
+def test_a_lease_that_was_damaged_on_the_way_is_read_again():
+    store = DamagingStore()
+    with HeldLease(store, KEYS, new_lease("reader", 60)) as held:
+        store.flips = 1
+        held.renew()
+        assert store.flips == 0
+    assert store.get_tagged(held.key) is None, "given up in the end"

@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from foreshard.loader.planning import MOST_AHEAD
 from foreshard.prefetch.monitor import EpochStats
 
 PhaseName = Literal["compute only", "all in memory", "cold"]
 Part = Literal["compute", "prep", "fetch", "contention"]
 PARTS: Final[tuple[Part, ...]] = ("compute", "prep", "fetch", "contention")
 """What a step's time goes into; `Diagnosis.parts_s` tells how each is found."""
-_AHEAD: Final = 0.1
-"""Share of the memory that a planner sets aside for fetching ahead at most, in a first epoch."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ class Case:
     @property
     def enough(self) -> int:
         """Bytes of memory with which no chunk of the cold run is fetched twice, by what the planner sets aside."""
-        ahead = max(self.cold_bytes / (1 - _AHEAD), self.cold_bytes + self.largest)
+        ahead = max(self.cold_bytes / (1 - MOST_AHEAD), self.cold_bytes + self.largest)
         return int(ahead) + self.largest + 1
 
 

@@ -30,6 +30,7 @@ class WeightedOrder:
         first_epochs: how many epochs follow `first_pass`.
 
     Attributes:
+        replacement: as given.
         weights: float64 (n,), read-only; set them by `update_weights`. All are 1 at first.
 
     Raises:
@@ -54,15 +55,10 @@ class WeightedOrder:
         self._population = Population(population)
         if not self._population.ascends():
             raise ConfigError("the population of a weighted order must be strictly ascending sample ids")
-        self._seed, self._draws, self._replacement = seed, draws, replacement
+        self._seed, self._draws, self.replacement = seed, draws, replacement
         self._first = first_pass
         self._first_epochs = first_epochs if first_pass is not None else 0
         self._set_weights(np.ones(len(self._population)))
-
-    @property
-    def replacement(self) -> bool:
-        """Whether a sample may be drawn more than once in an epoch."""
-        return self._replacement
 
     def length(self, epoch: int) -> int:
         """Number of ids in an epoch."""
@@ -74,7 +70,7 @@ class WeightedOrder:
         """Return the ids drawn for positions start..stop-1, under the weights of this moment."""
         if self._first is not None and epoch <= self._first_epochs:
             return self._first.ids(epoch, start, stop)
-        if not self._replacement:
+        if not self.replacement:
             return self._drawn_once(epoch)[start:stop].copy()
         if self._sampler is None:
             self._sampler = InverseSampler(self.weights)
@@ -113,7 +109,7 @@ class WeightedOrder:
         if not np.isfinite(total):
             raise ConfigError(f"the weights add up to {total}; scale them down")
         drawable = int(np.count_nonzero(weights))
-        if not self._replacement and drawable < self._draws:
+        if not self.replacement and drawable < self._draws:
             raise ConfigError(
                 f"{self._draws} draws without replacement need as many samples with a weight above 0, of which there "
                 f"are {drawable}; draw fewer or keep more weights above 0"
@@ -137,7 +133,7 @@ class WeightedOrder:
     def identity(self, epoch: int) -> dict[str, Any]:
         """Return what an epoch's ids depend on, with a digest of the weights in force where they matter."""
         common = {"name": self.name, "version": _VERSION, "seed": self._seed, "length": self.length(epoch)}
-        common |= {"population": self._population.digest, "draws": self._draws, "replacement": self._replacement}
+        common |= {"population": self._population.digest, "draws": self._draws, "replacement": self.replacement}
         if self._first is not None:
             common |= {"first_epochs": self._first_epochs, "first_pass": self._first.identity(1)}
             if epoch <= self._first_epochs:
