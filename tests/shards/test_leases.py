@@ -46,12 +46,9 @@ def sweep(world: World, *doomed: LayoutRef, times: SweepTimes = SOON) -> Sweep:
 
 
 class DamagingStore(ObjectStore):
-    """A store in memory whose next `flips` answers to a look at an object have a wrong byte, as over a network."""
+    """Reads as the store it stands before, but the next `flips` answers to a look at an object have a wrong byte."""
 
-    local = False
-
-    def __init__(self) -> None:
-        store = ObjectStore.open("memory://")
+    def __init__(self, store: ObjectStore) -> None:
         super().__init__(store.url, store._store, store._s3)
         self.flips = 0
 
@@ -314,8 +311,9 @@ def test_a_swap_of_the_state_whose_answer_was_lost_counts(world):
     sweep(world).end()
 
 
-def test_a_lease_that_was_damaged_on_the_way_is_read_again():
-    store = DamagingStore()
+@pytest.mark.s3
+def test_a_lease_that_was_damaged_on_the_way_is_read_again(seaweedfs_location):
+    store = DamagingStore(seaweedfs_location.open())
     with HeldLease(store, KEYS, new_lease("reader", 60)) as held:
         store.flips = 1
         held.renew()
