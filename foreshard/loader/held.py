@@ -12,7 +12,7 @@ from foreshard.keys import LayoutRef
 from foreshard.loader.corrupt import CorruptionGuard
 from foreshard.loader.dealing import nodes_of
 from foreshard.loader.options import LoaderOptions
-from foreshard.loader.reading import chunk_fetcher, following_chunks, make_gatherer, wanted_columns
+from foreshard.loader.reading import chunk_fetcher, chunk_reader, following_chunks, make_gatherer, wanted_columns
 from foreshard.loader.scheduling import ScheduleCache
 from foreshard.loader.tiers import node_fetcher, open_disk
 from foreshard.prefetch.arena import Arena
@@ -137,8 +137,12 @@ class HeldLayout:
         self.disk = open_disk(options, manifest.nbytes[mine])
         if self.disk is not None:
             fetch = node_fetcher(fetch, manifest, self.disk, self.gatherer)
+        # What the machine shares is written to its disk first.
+        self._reads = store.direct() if self.disk is None else None
         # Outermost, so that what is read in a chunk's place is never kept on disk as that chunk.
         self.corruption = CorruptionGuard(options.on_corrupt, manifest, self.gatherer, fetch)
+        direct = None if self._reads is None else chunk_reader(self._reads, manifest, self.gatherer)
+        direct = None if direct is None else self.corruption.guard(direct)
         self.prefetcher = Prefetcher(
             self.corruption.fetch,
             manifest.nbytes,
@@ -147,6 +151,7 @@ class HeldLayout:
             timeout=options.timeout,
             burst=_LOCAL_BURST if store.local else 1,
             requests=self.requests,
+            direct=direct,
         )
         # A loader that is dropped without being closed leaves no thread behind.
         self._finalizer = weakref.finalize(self, self.prefetcher.dismiss)
@@ -176,6 +181,8 @@ class HeldLayout:
         finally:
             if self.disk is not None:
                 self.disk.close()
+            if self._reads is not None:
+                self._reads.close()
             if self.lease is not None:
                 self.lease.release()
 

@@ -11,8 +11,8 @@ from foreshard.errors import BudgetError, CorruptDataError
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.reading import chunk_locator
 from foreshard.prefetch.arena import Payload
-from foreshard.prefetch.fetchers import Fetch
 from foreshard.prefetch.gather import Gatherer
+from foreshard.prefetch.landing import Fetch
 from foreshard.prefetch.node.cache import Claim, NodeCache
 from foreshard.prefetch.node.keys import chunk_keys
 from foreshard.prefetch.node.table import EMPTY

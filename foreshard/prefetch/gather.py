@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from foreshard.errors import CorruptDataError
 from foreshard.prefetch.arena import Arena, Payload
+from foreshard.prefetch.recycling import Recycler
 from foreshard.shards.codec import decode_chunk
 from foreshard.shards.dictionaries import Dictionaries
 
@@ -75,6 +76,7 @@ class Gatherer:
         dictionaries: Dictionaries,
     ) -> None:
         self._physical, self._dictionaries = physical, dictionaries
+        self._memory = Recycler()
         self.schema = pa.schema([logical.field(name) for name in columns])
         self._columns: list[_Column] = []
         self.buffers = 0
@@ -146,9 +148,11 @@ class Gatherer:
                 continue
             valid = _validity(arena, places[column.first], touch, rows)
             base = places[column.first + 1][touch]
-            gather = _GATHER[column.kind]
-            third = places[column.first + 2] if column.kind == "text" else None
-            buffers = gather(arena, base, rows, column.width, third if third is None else third[touch], valid)
+            if column.kind == "text":
+                data = places[column.first + 2][touch]
+                buffers = _text(arena, base, rows, column.width, data, valid, self._memory)
+            else:
+                buffers = (_bits if column.kind == "bits" else _fixed)(arena, base, rows, column.width)
             packed = None if valid is None else _buffer(np.packbits(valid, bitorder="little"))
             physical: Any = pa.Array.from_buffers(column.physical, len(rows), [packed, *buffers])
             arrays.append(physical if column.values is None else _with_dictionary(physical, column))
@@ -209,7 +213,7 @@ def _validity(
     return ((found >> (rows & 7).astype(np.uint8)) & 1).astype(np.bool_) | (base < 0)
 
 
-def _fixed(arena: Arena, base: Any, rows: Any, width: int, _third: Any, _valid: Any) -> list[pa.Buffer]:  # noqa: ANN401
+def _fixed(arena: Arena, base: Any, rows: Any, width: int) -> list[pa.Buffer]:  # noqa: ANN401
     if width in _WIDTHS:
         return [_buffer(arena.view(width)[base // width + rows])]
     unit = next(w for w in reversed(_WIDTHS) if width % w == 0)
@@ -218,12 +222,20 @@ def _fixed(arena: Arena, base: Any, rows: Any, width: int, _third: Any, _valid: 
     return [_buffer(arena.view(unit)[first[:, None] + np.arange(many)])]
 
 
-def _bits(arena: Arena, base: Any, rows: Any, _width: int, _third: Any, _valid: Any) -> list[pa.Buffer]:  # noqa: ANN401
+def _bits(arena: Arena, base: Any, rows: Any, _width: int) -> list[pa.Buffer]:  # noqa: ANN401
     found = arena.memory[base + (rows >> 3)] >> (rows & 7).astype(np.uint8)
     return [_buffer(np.packbits(found & 1, bitorder="little"))]
 
 
-def _text(arena: Arena, base: Any, rows: Any, width: int, data: Any, valid: Any) -> list[pa.Buffer]:  # noqa: ANN401
+def _text(
+    arena: Arena,
+    base: Any,  # noqa: ANN401
+    rows: Any,  # noqa: ANN401
+    width: int,
+    data: Any,  # noqa: ANN401
+    valid: Any,  # noqa: ANN401
+    memory: Recycler,
+) -> list[pa.Buffer]:
     at = base // width + rows
     signed: Any = arena.view(width).view(f"i{width}")
     low, high = signed[at].astype(np.int64), signed[at + 1].astype(np.int64)
@@ -240,16 +252,13 @@ def _text(arena: Arena, base: Any, rows: Any, width: int, data: Any, valid: Any)
     if total <= _SHORT * len(rows):
         index = np.repeat(begins - (ends - lengths), lengths) + np.arange(total)
         return [_buffer(offsets), _buffer(arena.memory[index])]
-    out: Any = np.empty(total, np.uint8)
+    out: Any = memory.take(total)
     target, source = memoryview(out), arena.bytes
     at_out = 0
     for begin, length in zip(begins.tolist(), lengths.tolist(), strict=True):
         target[at_out : at_out + length] = source[begin : begin + length]
         at_out += length
     return [_buffer(offsets), _buffer(out)]
-
-
-_GATHER: Final[dict[str, Any]] = {"fixed": _fixed, "bits": _bits, "text": _text}
 
 
 def _with_dictionary(codes: Any, column: _Column) -> Any:  # noqa: ANN401 - the stubs know no such array
