@@ -23,6 +23,7 @@ COMPRESSED: Final = -2
 """Place of a buffer that its chunk holds compressed."""
 
 _WIDTHS: Final = (1, 2, 4, 8)
+_TOGETHER: Final = 1 << 17  # values of several columns that are gathered at once
 _SHORT: Final = 64  # bytes of a value up to which an index per byte is quicker than a copy per value
 
 
@@ -89,6 +90,10 @@ class Gatherer:
             self.buffers += self._columns[-1].buffers
         self._nested = [c.name for c in self._columns if c.kind == "nested"]
         self._positions = [physical.names.index(c.name) for c in self._columns]
+        self._flat = [c for c in self._columns if c.kind != "nested"]
+        self._firsts = np.array([c.first for c in self._flat], np.int64)
+        kinds = sorted({(c.kind, c.width) for c in self._flat if c.kind != "text"})
+        self._alike = [(*k, [c for c in self._flat if (c.kind, c.width) == k]) for k in kinds]
 
     def locate(self, raw: memoryview, batch: pa.RecordBatch) -> Payload:
         """Return a chunk's bytes with the places of its buffers.
@@ -141,22 +146,44 @@ class Gatherer:
         nested = self._decode(arena, slots, counts, rows, order, names) if names else {}
         if order is not None:
             touch, rows = touch[order], rows[order]
+        values = self._values(arena, places, touch, rows, set(nested))
+        nullable: NDArray[np.bool_] = np.any(places[self._firsts] >= 0, axis=1)
+        some_nulls = {c.name for c, has in zip(self._flat, nullable.tolist(), strict=True) if has}
         arrays: list[Any] = []
         for column in self._columns:
             if column.name in nested:
                 arrays.append(nested[column.name])
                 continue
-            valid = _validity(arena, places[column.first], touch, rows)
-            base = places[column.first + 1][touch]
+            valid = _validity(arena, places[column.first], touch, rows) if column.name in some_nulls else None
             if column.kind == "text":
-                data = places[column.first + 2][touch]
+                base, data = places[column.first + 1][touch], places[column.first + 2][touch]
                 buffers = _text(arena, base, rows, column.width, data, valid, self._memory)
             else:
-                buffers = (_bits if column.kind == "bits" else _fixed)(arena, base, rows, column.width)
+                buffers = [_buffer(values[column.name])]
             packed = None if valid is None else _buffer(np.packbits(valid, bitorder="little"))
             physical: Any = pa.Array.from_buffers(column.physical, len(rows), [packed, *buffers])
             arrays.append(physical if column.values is None else _with_dictionary(physical, column))
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+
+    def _values(
+        self,
+        arena: Arena,
+        places: NDArray[np.int64],
+        touch: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        without: set[str],
+    ) -> dict[str, NDArray[Any]]:
+        """Return the values of columns that are no text, those of one width in a few operations for all."""
+        found: dict[str, NDArray[Any]] = {}
+        together = max(_TOGETHER // max(len(rows), 1), 1)
+        for kind, width, columns in self._alike:
+            wanted = [column for column in columns if column.name not in without]
+            for start in range(0, len(wanted), together):
+                some = wanted[start : start + together]
+                base = places[[column.first + 1 for column in some]]
+                gathered = (_bits if kind == "bits" else _fixed)(arena, base, touch, rows, width)
+                found |= {column.name: values for column, values in zip(some, gathered, strict=True)}
+        return found
 
     def _decode(
         self,
@@ -213,18 +240,24 @@ def _validity(
     return ((found >> (rows & 7).astype(np.uint8)) & 1).astype(np.bool_) | (base < 0)
 
 
-def _fixed(arena: Arena, base: Any, rows: Any, width: int) -> list[pa.Buffer]:  # noqa: ANN401
-    if width in _WIDTHS:
-        return [_buffer(arena.view(width)[base // width + rows])]
+def _fixed(
+    arena: Arena, base: NDArray[np.int64], touch: NDArray[np.int64], rows: NDArray[np.int64], width: int
+) -> NDArray[Any]:
+    """Return values of columns of one width; the first axis is that of the columns."""
     unit = next(w for w in reversed(_WIDTHS) if width % w == 0)
     many = width // unit
-    first = base // unit + rows * many
-    return [_buffer(arena.view(unit)[first[:, None] + np.arange(many)])]
+    first = np.take(base // unit, touch, axis=1)
+    first += rows if many == 1 else rows * many
+    return arena.view(unit)[first if many == 1 else first[:, :, None] + np.arange(many)]
 
 
-def _bits(arena: Arena, base: Any, rows: Any, _width: int) -> list[pa.Buffer]:  # noqa: ANN401
-    found = arena.memory[base + (rows >> 3)] >> (rows & 7).astype(np.uint8)
-    return [_buffer(np.packbits(found & 1, bitorder="little"))]
+def _bits(
+    arena: Arena, base: NDArray[np.int64], touch: NDArray[np.int64], rows: NDArray[np.int64], _width: int
+) -> list[NDArray[np.uint8]]:
+    first = np.take(base, touch, axis=1)
+    first += rows >> 3
+    found = arena.memory[first] >> (rows & 7).astype(np.uint8)
+    return list(np.packbits(found & 1, axis=1, bitorder="little"))
 
 
 def _text(

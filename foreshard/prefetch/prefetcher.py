@@ -20,6 +20,12 @@ class Prefetcher(Fetchers):
     for that, so whoever holds some and asks for more says so (`holding`), and gives them back when asked to.
     """
 
+    def resident_prefix(self, chunks: Sequence[int]) -> int:
+        """Return how many of the first of these chunks are in memory."""
+        with self._lock:
+            entries = self.region.entries
+            return next((at for at, chunk in enumerate(chunks) if chunk not in entries), len(chunks))
+
     def lend_ready(self, chunks: Sequence[int]) -> list[Lent | None]:
         """Return chunks as far as they are in memory; None for one that is not."""
         lent: list[Lent | None] = []
