@@ -3,21 +3,17 @@
 import time
 from collections.abc import Iterable
 from threading import Condition, Lock, Thread, current_thread
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foreshard.errors import DeadlineError
+from foreshard.prefetch.intake import NO_TOUCH, UNWANTED, Intake
 from foreshard.prefetch.landing import Direct, Fetch, Landing
-from foreshard.prefetch.queue import PrefetchQueue, Request
+from foreshard.prefetch.queue import Request
 from foreshard.prefetch.region import Entry, Holder, Region
-from foreshard.prefetch.requests import RUN_TOUCHES, Requests
+from foreshard.prefetch.requests import Requests
 from foreshard.prefetch.traffic import Traffic
-
-# What a fetch under way may stand for instead of the last touch that it is promised to.
-NO_TOUCH: Final = -1
-UNWANTED: Final = -2
 
 
 class Fetchers:
@@ -50,25 +46,23 @@ class Fetchers:
     ) -> None:
         self.region, self._holder = region, holder
         self._nbytes, self._timeout, self._burst = nbytes, timeout, burst
-        self._following, self._run_bytes = (requests.following, requests.run_bytes) if requests else (None, 0)
         self._lock = Lock()
         self._landed = Condition(self._lock)  # the assembler waits here for the chunk `_awaited`
         self._work = Condition(self._lock)  # the fetching threads wait here for requests and for room
         self._landing = Landing(holder, nbytes, fetch, direct, self._lock)  # and here for a place in memory
         self._awaited = -1
         self._idle = self._wake_at = 0
-        self._queue = PrefetchQueue()
-        self._in_flight: dict[int, int] = {}  # chunk -> last touch promised it
+        self._intake = Intake(region, nbytes, requests)
+        self._queue, self._in_flight = self._intake.queue, self._intake.in_flight
         self._threads: list[Thread] = []
         self._control, self._concurrency = requests.control if requests else None, 0
-        self._forecast_limit = 0
         self._traffic = Traffic()
 
     # -- what to fetch --------------------------------------------------------------------------------
     def warm(self, chunks: Iterable[int], *, share: float, concurrency: int | None = None) -> None:
         """Fetch chunks that the forecast suggests, in the given order, into at most `share` of the region."""
         with self._lock:
-            self._forecast_limit = self.region.bypass + int(self.region.capacity * share)
+            self._intake.forecast_limit = self.region.bypass + int(self.region.capacity * share)
             self._queue.push(Request(forecast=True, rank=i, chunk=c) for i, c in enumerate(chunks))
             self._run_threads(concurrency)
 
@@ -175,7 +169,7 @@ class Fetchers:
     def _end_threads(self) -> None:
         self._queue.clear()
         self._concurrency = 0
-        self._in_flight = dict.fromkeys(self._in_flight, UNWANTED)
+        self._in_flight.update(dict.fromkeys(self._in_flight, UNWANTED))
         self._work.notify_all()
         self._landing.changed()
 
@@ -262,52 +256,11 @@ class Fetchers:
                     self._threads.remove(current_thread())
                     return []
                 taken: list[list[Request]] = []
-                while len(taken) < self._burst and (request := self._take()) is not None:
-                    taken.append([request, *self._rest_of_run(request)])
+                while len(taken) < self._burst and (run := self._intake.take()):
+                    taken.append(run)
                 if taken:
                     self._wake()  # what is left may be work for another thread
                     return taken
                 self._idle += 1
                 self._work.wait()
                 self._idle -= 1
-
-    def _rest_of_run(self, first: Request) -> list[Request]:
-        """Take requests for the chunks that follow in the shard, where they are wanted at about the same time."""
-        if self._following is None:
-            return []
-        run: list[Request] = []
-        chunk, total = int(self._following[first.chunk]), int(self._nbytes[first.chunk])
-        while chunk >= 0 and (request := self._queue.find(chunk)) is not None:
-            nbytes = int(self._nbytes[chunk])
-            near = request.forecast == first.forecast and request.rank - first.rank <= RUN_TOUCHES
-            known = chunk in self._in_flight or chunk in self.region.entries
-            full = request.forecast and self.region.used + nbytes > self._forecast_limit
-            if not near or known or full or total + nbytes > self._run_bytes or not self.region.reserve(nbytes):
-                break
-            self._queue.withdraw(request)
-            self._in_flight[chunk] = NO_TOUCH if request.forecast else request.rank
-            run.append(request)
-            total += nbytes
-            chunk = int(self._following[chunk])
-        return run
-
-    def _take(self) -> Request | None:
-        while (request := self._queue.peek()) is not None:
-            chunk, rank = request.chunk, NO_TOUCH if request.forecast else request.rank
-            entry = self.region.entries.get(chunk)
-            if entry is not None:
-                entry.needed_until = max(entry.needed_until, rank)
-            elif chunk in self._in_flight:
-                self._in_flight[chunk] = max(self._in_flight[chunk], rank)
-            else:
-                nbytes = int(self._nbytes[chunk])
-                full = request.forecast and self.region.used + nbytes > self._forecast_limit
-                if not full and not self.region.reserve(nbytes):
-                    return None
-                self._queue.withdraw(request)
-                if full:
-                    continue
-                self._in_flight[chunk] = rank
-                return request
-            self._queue.withdraw(request)
-        return None

@@ -74,7 +74,7 @@ class Landing:
         try:
             with self._lock:
                 for nbytes in self._nbytes[list(chunks)].tolist():
-                    place = self._holder.open(nbytes)
+                    place = self._holder.open(nbytes) if self.make_room(nbytes) else None
                     if place is None:
                         return None
                     places.append(place)

@@ -4,7 +4,8 @@ import time
 from collections.abc import Sequence
 
 from foreshard.errors import DeadlineError
-from foreshard.prefetch.fetchers import UNWANTED, Fetchers
+from foreshard.prefetch.fetchers import Fetchers
+from foreshard.prefetch.intake import UNWANTED
 from foreshard.prefetch.queue import Request
 from foreshard.prefetch.region import Entry, Lent
 

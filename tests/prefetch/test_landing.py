@@ -107,7 +107,7 @@ def test_a_long_trace_with_slow_reads_is_mostly_read_in_place():
     prefetcher, arena = make(disk, int(nbytes.sum()) // 3)
     read(prefetcher, arena, rng.integers(0, 50, 600).tolist(), nbytes, 3)
     prefetcher.close()
-    assert disk.in_place > 5 * disk.copied
+    assert disk.in_place > 2 * disk.copied
 
 
 def test_a_read_in_place_that_fails_gives_its_place_back():
