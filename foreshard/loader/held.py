@@ -14,14 +14,16 @@ from foreshard.loader.dealing import nodes_of
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.reading import chunk_fetcher, following_chunks, make_gatherer, wanted_columns
 from foreshard.loader.scheduling import ScheduleCache
-from foreshard.loader.tiers import node_fetcher, open_disk
+from foreshard.loader.tiers import disk_traffic, node_fetcher, open_disk
 from foreshard.prefetch.arena import Arena
 from foreshard.prefetch.concurrency import Concurrency
 from foreshard.prefetch.manifest import read_prefetch
+from foreshard.prefetch.node.stats import NodeStats
 from foreshard.prefetch.prefetcher import Prefetcher
 from foreshard.prefetch.region import Region
 from foreshard.prefetch.requests import Requests
 from foreshard.prefetch.schedule import forecast_uses, pinned_uses
+from foreshard.prefetch.traffic import Traffic
 from foreshard.shards.leases import ReaderLease
 from foreshard.shards.manifest import Manifest
 from foreshard.shards.repository import Repository
@@ -135,6 +137,7 @@ class HeldLayout:
         self.arena = Arena(region.capacity, region.bypass, self.gatherer.buffers)
         fetch = chunk_fetcher(store, manifest, self.gatherer, again=options.on_corrupt != "raise")
         self.disk = open_disk(options, manifest.nbytes[mine])
+        self._disk_told = NodeStats()
         if self.disk is not None:
             fetch = node_fetcher(fetch, manifest, self.disk, self.gatherer)
         # Outermost, so that what is read in a chunk's place is never kept on disk as that chunk.
@@ -178,6 +181,19 @@ class HeldLayout:
                 self.disk.close()
             if self.lease is not None:
                 self.lease.release()
+
+    @property
+    def trouble(self) -> str:
+        """What was wrong with the disk tier the last time; nothing if nothing was, or there is none."""
+        return "" if self.disk is None else self.disk.stats().last_trouble
+
+    def take_traffic(self) -> Traffic:
+        """Return what was moved since this was called last, into memory and through the disk tier."""
+        traffic = self.prefetcher.take_traffic()
+        if self.disk is None:
+            return traffic
+        before, self._disk_told = self._disk_told, self.disk.stats()
+        return traffic + disk_traffic(before, self._disk_told)
 
     def uses_beyond(self, resident: frozenset[int], *, trusted: bool) -> NDArray[np.int64]:
         """Return the first use of every chunk beyond the known order, as far as anybody can tell; int64 (C,).

@@ -10,6 +10,7 @@ from foreshard.keys import LayoutRef
 from foreshard.loader.corrupt import Substitution
 from foreshard.loader.held import HeldLayout, check_move, hold_layout
 from foreshard.loader.loops import Loop, begin_loop
+from foreshard.loader.observed import Observed
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.order import Order
 from foreshard.loader.progress import EpochProgress, begin_epoch
@@ -18,27 +19,25 @@ from foreshard.loader.state import read_state, write_state
 from foreshard.loader.transforms import Transform
 from foreshard.prefetch.control import Tuning, adjust
 from foreshard.prefetch.monitor import Monitor
-from foreshard.prefetch.prometheus import to_prometheus
 from foreshard.shards.manifest import Manifest
 from foreshard.shards.repository import Repository
 from foreshard.splits import split_code
 
 if TYPE_CHECKING:
     from foreshard.loader.epochs import EpochReport
-    from foreshard.loader.live import LiveView
 
 _WARM_SHARE: Final = 0.9
 """Of the memory: the rest is for what the first steps need beside what the forecast expects."""
 
 
-class Loader:
+class Loader(Observed):
     """Reads a dataset in a fixed order, whatever layout its bytes have.
 
     No thread runs before the first batch is asked for (or `warm`), and no collective ever. A process forked afterwards
     may go on reading from a local folder, with threads and memory of its own; the clients of other stores do not
     survive a fork, so reading there is refused. A loader can move to a newer layout (`refresh`) without changing the
     order. `last_epoch` tells how the last epoch went, and is set before its last batch is handed out; `monitor`
-    takes the figures of all epochs, which `report`, `live` and `prometheus` show.
+    takes the figures of all epochs, which `report`, `live` and `prometheus` show (see `Observed`).
 
     Args:
         repository: the dataset's repository.
@@ -134,7 +133,7 @@ class Loader:
         if loop is not None:
             loop.moved = True
         if progress is not None:
-            progress.move(held.manifest, old.prefetcher.take_traffic())
+            progress.move(held.manifest, old.take_traffic())
         self._held = held
         self.monitor.budget = self.memory
         self._held.keep()
@@ -217,27 +216,11 @@ class Loader:
     def _finish(self, loop: Loop) -> None:
         """End the loop and its epoch."""
         self._leave(loop)
-        self.last_epoch = loop.progress.report(self._held.prefetcher.take_traffic(), self.options.place)
+        self.last_epoch = loop.progress.report(self._held.take_traffic(), self.options.place)
+        self.monitor.trouble = self._held.trouble
         self.monitor.epoch(self.last_epoch.stats)
         self._tuning = adjust(self._tuning, self.last_epoch.stats)
         self._go_to(loop.progress.epoch + 1, 0)
-
-    # -- figures --------------------------------------------------------------------------------------
-    def report(self) -> str:
-        """Return tables of the epochs so far and of the last batches, with a line on what limits the loop."""
-        from foreshard.loader.live import report_text
-
-        return report_text(self.monitor.snapshot())
-
-    def live(self) -> "LiveView":
-        """Return a view to train in (`with loader.live():`): the report, redrawn on a terminal, or lines in a log."""
-        from foreshard.loader.live import LiveView
-
-        return LiveView(self.monitor)
-
-    def prometheus(self, labels: Mapping[str, str] | None = None) -> str:
-        """Return the figures in Prometheus' text format, each with the labels given, such as the run and the rank."""
-        return to_prometheus(self.monitor.snapshot(), labels)
 
     # -- state ----------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:

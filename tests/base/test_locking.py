@@ -79,8 +79,9 @@ def test_the_lock_of_a_killed_process_is_taken_over_and_its_file_removed(tmp_pat
 
 def test_a_stopped_holder_is_waited_for_until_the_deadline_and_named(tmp_path, holder):
     os.kill(holder.pid, signal.SIGSTOP)
-    with pytest.raises(DeadlineError, match=r"lock '.*/lock' was held by others for 0.1 s"), passing_lock(
-        tmp_path / "lock", 0.1
+    with (
+        pytest.raises(DeadlineError, match=r"lock '.*/lock' was held by others for 0.1 s"),
+        passing_lock(tmp_path / "lock", 0.1),
     ):
         pytest.fail("somebody else holds it")
     assert (tmp_path / "lock").exists(), "who does not hold it does not remove it"

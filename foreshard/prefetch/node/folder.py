@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from foreshard.errors import ConfigError
-from foreshard.prefetch.node.keys import file_of, key_of
 from foreshard.locking import open_file
+from foreshard.prefetch.node.keys import file_of, key_of
 from foreshard.prefetch.node.mounts import check_local
 
 FORMAT: Final = 1
