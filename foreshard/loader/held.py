@@ -14,7 +14,7 @@ from foreshard.loader.dealing import nodes_of
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.reading import chunk_fetcher, following_chunks, make_gatherer, wanted_columns
 from foreshard.loader.scheduling import ScheduleCache
-from foreshard.loader.tiers import disk_traffic, node_fetcher, open_disk
+from foreshard.loader.tiers import disk_traffic, node_fetcher, open_disk, open_shelf
 from foreshard.prefetch.arena import Arena
 from foreshard.prefetch.concurrency import Concurrency
 from foreshard.prefetch.manifest import read_prefetch
@@ -41,8 +41,9 @@ def hold_layout(repository: Repository, layout: LayoutRef | None, options: Loade
         ConfigError: the layout lacks a column.
         BudgetError: the memory cannot hold what is needed to make progress.
     """
+    shelf = open_shelf(options)
     if not options.lease_ttl:
-        return HeldLayout(repository, repository.open(layout), options, split)
+        return HeldLayout(repository, repository.open(layout, shelf=shelf), options, split)
     run = options.logging.run if options.logging else None
     try:
         lease = repository.lease_reader(layout, ttl=options.lease_ttl, run=run)
@@ -52,7 +53,7 @@ def hold_layout(repository: Repository, layout: LayoutRef | None, options: Loade
             "lease_ttl=0 in its LoaderOptions and let `retention` keep the layouts that it reads for long enough"
         ) from error
     try:
-        return HeldLayout(repository, repository.open(lease.ref), options, split, lease)
+        return HeldLayout(repository, repository.open(lease.ref, shelf=shelf), options, split, lease)
     except BaseException:
         lease.release()
         raise

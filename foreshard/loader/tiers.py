@@ -14,7 +14,9 @@ from foreshard.prefetch.arena import Payload
 from foreshard.prefetch.fetchers import Fetch
 from foreshard.prefetch.gather import Gatherer
 from foreshard.prefetch.node.cache import Claim, NodeCache
+from foreshard.prefetch.node.folder import Folder
 from foreshard.prefetch.node.keys import chunk_keys
+from foreshard.prefetch.node.shelf import PartShelf
 from foreshard.prefetch.node.stats import NodeStats
 from foreshard.prefetch.node.table import EMPTY
 from foreshard.prefetch.traffic import Traffic
@@ -55,6 +57,21 @@ def open_disk(options: LoaderOptions, nbytes: NDArray[np.int64]) -> NodeCache | 
         typical_bytes=max(typical, 1),
         population=len(nbytes),
     )
+
+
+def open_shelf(options: LoaderOptions) -> PartShelf | None:
+    """Open the part of the disk tier that keeps what layouts consist of beside their chunks.
+
+    Args:
+        options: the loader's.
+
+    Returns:
+        None if the loader has no disk tier.
+
+    Raises:
+        ConfigError: its folder cannot be used.
+    """
+    return None if options.disk is None else PartShelf(Folder(options.disk.folder), options.timeout)
 
 
 def disk_traffic(before: NodeStats, now: NodeStats) -> Traffic:
