@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from foreshard.errors import ConfigError, DeadlineError
 from foreshard.keys import LayoutRef
 from foreshard.loader.corrupt import Substitution
+from foreshard.loader.haste import Ending
 from foreshard.loader.held import HeldLayout, check_move, hold_layout
 from foreshard.loader.loops import Loop, begin_loop
 from foreshard.loader.observed import Observed
@@ -71,7 +72,7 @@ class Loader(Observed):
         self._split = split_code(split)
         self.last_epoch: EpochReport | None = None
         self._epoch, self._step = 1, 0
-        self._tuning = Tuning()
+        self._tuning, self._ending = Tuning(), Ending()
         self._pid, self._forked = os.getpid(), False
         self._loop: Loop | None = None
         self._progress: EpochProgress | None = None
@@ -171,7 +172,7 @@ class Loader(Observed):
             Exception: whatever the transform raised, at its batch's turn.
         """
         self._check_idle()
-        loop = self._begin()
+        loop, soon = self._begin(), False
         try:
             if not loop.left:  # this worker has no step
                 self._finish(loop)
@@ -183,11 +184,14 @@ class Loader(Observed):
                 yield batch
                 if loop.moved:
                     loop = self._begin()
+        except (KeyboardInterrupt, SystemExit):
+            soon = True
+            raise
         finally:
             # After `close` another loop may be under way; a forked child has no thread to stop. When the interpreter
             # ends, threads stop wherever they are: one may hold the lock for ever.
             if self._loop is loop and os.getpid() == self._pid and not sys.is_finalizing():
-                self._leave(loop)
+                self._leave(loop, soon=soon)
 
     def _begin(self) -> Loop:
         epoch, progress = self._epoch, self._progress
@@ -208,9 +212,9 @@ class Loader(Observed):
         progress.watch(self.monitor, self._step)
         return self._loop
 
-    def _leave(self, loop: Loop) -> None:
-        """End a loop, wherever it stands; what it did stays in the epoch's progress."""
-        if loop.stop():
+    def _leave(self, loop: Loop, *, soon: bool = False) -> None:
+        """End a loop, wherever it stands; its progress stays. After Ctrl-C, soon: the next loop waits for the rest."""
+        if self._ending.stop_soon(loop) if soon else self._ending.stop(loop):
             self._loop = None
 
     def _finish(self, loop: Loop) -> None:
@@ -270,7 +274,7 @@ class Loader(Observed):
         """In a forked child, which has none of its parent's threads, leave these and their locks alone."""
         if os.getpid() != self._pid:
             self._pid, self._forked = os.getpid(), True
-            self._loop = self._progress = None
+            self._loop, self._progress, self._ending = None, None, Ending()
             self._held.forget()
             # Its parent's lease keeps the layout.
             self._held = HeldLayout(self.repository, self.manifest, self.options, self._split)
@@ -290,6 +294,6 @@ class Loader(Observed):
             return
         if not self._loop.assembler.stopped:
             raise ConfigError("this loader is being iterated already; finish that loop or call close() first")
-        if not self._loop.assembler.stop():
+        if not self._ending.stop(self._loop):
             raise DeadlineError(f"an earlier loop has not ended yet; {self._loop.assembler.where}")
         self._loop = None
