@@ -19,7 +19,7 @@ from foreshard.shards.journal import clear_journal
 from foreshard.shards.leases import DEFAULT_TTL, WRITER_TIMEOUT, ReaderLease, WriterLease, lease_reader, lease_writer
 from foreshard.shards.manifest import REQUIRED, Manifest
 from foreshard.shards.materialize import Execution, Materialized, Progress, materialize
-from foreshard.shards.parts import load_part
+from foreshard.shards.parts import Shelf, load_part
 from foreshard.shards.pointer import Current, Published, move_pointer, publications, read_pointer
 from foreshard.shards.reading import read_chunks
 from foreshard.shards.refetch import refetch
@@ -191,11 +191,12 @@ class Repository:
             raise CorruptDataError(f"{key!r} is the header of {header.ref} of dataset {header.dataset!r}; restore it")
         return header
 
-    def open(self, ref: LayoutRef | None = None) -> Manifest:
+    def open(self, ref: LayoutRef | None = None, *, shelf: Shelf | None = None) -> Manifest:
         """Open a committed layout, verifying the digests of its parts.
 
         Args:
             ref: which one; the current one if left out.
+            shelf: keeps parts on this machine's disk; None to read them from the store.
 
         Raises:
             ObjectNotFoundError: the layout is not committed, or nothing was published yet.
@@ -211,7 +212,7 @@ class Repository:
             ref = current.ref
         header = self.header(ref)
         kinds = [*REQUIRED, *({"dictionaries"} & set(header.parts))]
-        return Manifest(header, {kind: self._part(ref, header.parts[kind]) for kind in kinds})
+        return Manifest(header, {kind: self._part(ref, header.parts[kind], shelf) for kind in kinds})
 
     def consistency(self, ref: LayoutRef) -> pa.RecordBatch:
         """Return a layout's consistency metadata (`CONSISTENCY_SCHEMA`), one row per chunk.
@@ -280,8 +281,8 @@ class Repository:
     def _key(self, ref: LayoutRef, name: str) -> str:
         return self.keys.layout(ref.generation, ref.plan_digest, name)
 
-    def _part(self, ref: LayoutRef, part: PartRef) -> pa.Buffer:
-        return load_part(self.store, self.keys, ref, part)
+    def _part(self, ref: LayoutRef, part: PartRef, shelf: Shelf | None = None) -> pa.Buffer:
+        return load_part(self.store, self.keys, ref, part, shelf)
 
     # -- leases and garbage ----------------------------------------------------------------------------
     def lease_reader(
