@@ -33,6 +33,7 @@ class S3Fifo:
         self._capacity = capacity
         self._small_share = int(capacity * _SMALL_SHARE)
         self._main_share = capacity - self._small_share
+        self._ghost_share = int(capacity * (1 - _SMALL_SHARE))
         self._place = bytearray(len(nbytes))
         self._hits = bytearray(len(nbytes))  # of objects that are held
         self._small: OrderedDict[int, None] = OrderedDict()
@@ -108,7 +109,7 @@ class S3Fifo:
             main.move_to_end(one)
 
     def _remember(self, one: int, size: int) -> None:
-        ghost, limit = self._ghost, self._main_share
+        ghost, limit = self._ghost, self._ghost_share
         if size > limit:
             return
         while self._in_ghost + size > limit:
