@@ -28,8 +28,8 @@ class Clock:
     """Parses a log's times, batch by batch.
 
     Integers stay as they are; numbers with a fraction become integers of a smaller unit; dates become microseconds
-    since 1970. Numbers are taken for a date in s, ms, us or ns since 1970 if the median of the first batch is one since 2000;
-    otherwise time counts from some other origin, and no time can be in the future.
+    since 1970. Numbers are taken for a date in s, ms, us or ns since 1970 if the median of the first batch is one since
+    2000; otherwise time counts from some other origin, and no time can be in the future.
     """
 
     def __init__(self) -> None:
