@@ -96,7 +96,7 @@ class Clock:
         clean = pc.if_else(pa.array(number), column, b"0").cast(pa.string())
         values, wrong = self._scaled(np.asarray(clean.cast(pa.float64()).to_numpy(), np.float64))
         if self._factor == 1:  # a float cannot hold nanoseconds since 1970
-            exact = matches(column, "^-?[0-9]{1,18}$")
+            exact = matches(column, "^-?([0-9]{1,18}|[0-8][0-9]{18})$")
             whole = pc.if_else(pa.array(exact), clean, "0").cast(pa.int64())
             values = np.where(exact, np.asarray(whole.to_numpy(), np.int64), values)
         return values, wrong | ~number
