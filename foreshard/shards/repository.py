@@ -1,6 +1,7 @@
 """The repository of one dataset: snapshots, plans, committed layouts and the pointer to the current one."""
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -9,11 +10,8 @@ from numpy.typing import NDArray
 from foreshard.errors import ConfigError, ConflictError, CorruptDataError, ObjectExistsError, ObjectNotFoundError
 from foreshard.keys import DatasetKeys, LayoutRef, parse_generation_key
 from foreshard.layout.plan import Plan
-from foreshard.retention import RetentionConfig
 from foreshard.shards import records
 from foreshard.shards.assemble import Figures
-from foreshard.shards.gc import plan_gc, run_gc
-from foreshard.shards.gc_report import GcReport
 from foreshard.shards.header import Header, PartRef
 from foreshard.shards.journal import clear_journal
 from foreshard.shards.leases import DEFAULT_TTL, WRITER_TIMEOUT, ReaderLease, WriterLease, lease_reader, lease_writer
@@ -27,6 +25,10 @@ from foreshard.shards.shard_table import Base
 from foreshard.shards.verify import Claims, VerifyReport, verify_layout
 from foreshard.source import Snapshot, SourceReader
 from foreshard.storage import ObjectStore
+
+if TYPE_CHECKING:
+    from foreshard.retention import RetentionConfig
+    from foreshard.shards.gc_report import GcReport
 
 __all__ = ["Current", "LayoutRef", "Manifest", "Materialized", "Published", "Repository", "VerifyReport"]
 
@@ -297,10 +299,17 @@ class Repository:
         """Keep gc out while a generation is made and published; see `foreshard.shards.leases.lease_writer`."""
         return lease_writer(self.store, self.keys, generation, ttl=ttl, timeout=timeout)
 
-    def plan_gc(self, policy: RetentionConfig | None = None) -> GcReport:
+    # A training job needs neither these two nor what they import, which takes some 8 MiB.
+    def plan_gc(self, policy: "RetentionConfig | None" = None) -> "GcReport":
         """Return what `run_gc` would delete, and change nothing; see `foreshard.shards.gc.plan_gc`."""
+        from foreshard.retention import RetentionConfig
+        from foreshard.shards.gc import plan_gc
+
         return plan_gc(self.store, self.keys, policy or RetentionConfig())
 
-    def run_gc(self, policy: RetentionConfig | None = None, *, progress: Progress | None = None) -> GcReport:
+    def run_gc(self, policy: "RetentionConfig | None" = None, *, progress: Progress | None = None) -> "GcReport":
         """Delete what nothing holds; see `foreshard.shards.gc.run_gc`."""
+        from foreshard.retention import RetentionConfig
+        from foreshard.shards.gc import run_gc
+
         return run_gc(self.store, self.keys, policy or RetentionConfig(), progress=progress)
