@@ -96,7 +96,7 @@ def test_lent_chunks_keep_their_bytes_and_place_whatever_the_budget(trace, steps
 
 @pytest.mark.parametrize("compression", ["none", "lz4", "zstd"])
 def test_chunks_of_any_content_begin_and_end_at_multiples_of_eight(compression):
-    # The memory's ledger counts a chunk's own bytes, the memory itself multiples of 8: they agree as long as this holds.
+    # The ledger counts a chunk's own bytes, the memory multiples of 8: they agree as long as this holds.
     texts = [["x" * (rows * number % 13) for number in range(rows)] for rows in range(1, 40)]
     chunks = [pa.record_batch({"text": rows, "short": pa.array(range(len(rows)), pa.int8())}) for rows in texts]
     _, ranges = encode_shard(chunks, compression)
