@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from foreshard.access.history import History
 from foreshard.errors import ConfigError
-from foreshard.forecast.base import Forecast
+from foreshard.forecast.base import Forecast, why_not
 from foreshard.forecast.calibration import Platt, brier, choose_platt, log_loss
 from foreshard.forecast.registry import make_forecasters
 
@@ -130,9 +130,9 @@ def backtest(history: History, names: Sequence[str], *, cache_fraction: float, o
     for origin in points:
         past, future = history.until(origin), history.counts[origin : origin + horizon]
         for name, forecaster in make_forecasters(names).items():
-            if past.windows < forecaster.min_windows:
-                needs = f"needs {forecaster.min_windows} windows, had {past.windows} at an origin"
-                abstained.setdefault(name, needs)
+            reason = why_not(forecaster, past)
+            if reason:
+                abstained.setdefault(name, reason)
                 continue
             trials[name].append(_score(forecaster.fit(past).predict(horizon), future, cache_fraction))
     chosen = _choose({name: found for name, found in trials.items() if name not in abstained}, abstained)
