@@ -1,0 +1,92 @@
+"""Imports delimited text: a line a request, its fields told apart by the header's names or by the caller.
+
+A record is one line: fields may be quoted, but not hold a newline.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from foreshard.access.importers.collect import Collector
+from foreshard.access.importers.columns import GUESSES, Role, RowChecker, Rows, choose_columns
+from foreshard.access.importers.delimited import Delimited, split_line
+from foreshard.access.importers.files import line_blocks, open_log
+from foreshard.access.importers.options import Options
+from foreshard.access.importers.report import Quarantine
+from foreshard.errors import LogError
+
+DELIMITERS: Final = ",\t;| "
+
+_BOM: Final = b"\xef\xbb\xbf"
+
+
+def import_csv(files: Sequence[Path], options: Options, collector: Collector, quarantine: Quarantine) -> None:
+    """Read delimited text files, in order.
+
+    Raises:
+        LogError: a file cannot be read, or has no column of objects.
+    """
+    checker = RowChecker(collector, quarantine, options.object_type)
+    for path in files:
+        with ExitStack() as stack:
+            table: _Table | None = None
+            for first, read in line_blocks(open_log(path, stack, quarantine), quarantine, path.name):
+                line, block = first, read.removeprefix(_BOM) if first == 1 else read
+                if table is None:
+                    line, block = _skip_empty(line, block)
+                    if not block:
+                        continue
+                    table = _Table(path.name, block.partition(b"\n")[0], options, quarantine)
+                    if table.has_header:
+                        line, block = line + 1, block.partition(b"\n")[2]
+                rows = table.rows(line, block) if block else None
+                if rows is not None:
+                    checker.check(path.name, rows)
+
+
+def _skip_empty(line: int, block: bytes) -> tuple[int, bytes]:
+    start = len(block) - len(block.lstrip(b"\r\n"))
+    return line + block[:start].count(b"\n"), block[start:]
+
+
+class _Table:
+    """What a file's first line says of the lines behind it."""
+
+    def __init__(self, file: str, first: bytes, options: Options, quarantine: Quarantine) -> None:
+        try:
+            text = first.rstrip(b"\r").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise LogError(f"log {file!r} is no text in UTF-8 ({error}); give a CSV file") from error
+        delimiter = max(DELIMITERS, key=text.count) if any(d in text for d in DELIMITERS) else ","
+        fields = split_line(text, delimiter)
+        if fields is None:
+            raise LogError(f"log {file!r} has a first line whose quotes do not match; correct it")
+        self.has_header = _is_header(fields, options)
+        names = fields if self.has_header else [str(number) for number in range(len(fields))]
+        self._columns: dict[Role, int] = choose_columns(names, options, file)
+        self._lines = Delimited(file, delimiter, len(fields), list(self._columns.values()), quarantine)
+
+    def rows(self, line: int, block: bytes) -> Rows | None:
+        """Return a block's rows, or None if it has none."""
+        cells = self._lines.parse(line, block)
+        if cells is None:
+            return None
+        columns = dict(zip(self._columns, cells.columns, strict=True))
+        return Rows(columns, lambda row: f"line {cells.numbers[row]}", cells.line)
+
+
+def _is_header(fields: Sequence[str], options: Options) -> bool:
+    """Return whether the first line holds a name that is known or asked for, or at least no number."""
+    known = {name for names in GUESSES.values() for name in names}
+    asked = {options.object_column, options.time_column, options.epoch_column, options.size_column}
+    lower = {field.strip().lower() for field in fields}
+    return bool(lower & known or asked & set(fields)) or not any(_numeric(field) for field in fields)
+
+
+def _numeric(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
