@@ -30,7 +30,9 @@ _PARAMETERS: Final[dict[str, Any]] = {
 }
 
 
-def boost(objective: str, columns: NDArray[np.float32], start: NDArray[np.float64], target: NDArray[np.float64]) -> Any:  # noqa: ANN401 -- lightgbm has no types
+def boost(
+    objective: str, columns: NDArray[np.float32], start: NDArray[np.float64], target: NDArray[np.float64]
+) -> Any:  # noqa: ANN401 -- lightgbm has no types
     """Return a booster whose raw score corrects `start`; the same bits for the same rows, whatever the thread count.
 
     Leaves are few and hold many rows, as what is left of counts beside the moving average is noise for the most part.

@@ -161,3 +161,5 @@ def _spans(depth: int) -> tuple[int, ...]:
 def _distance(read: NDArray[np.bool_], depth: int) -> NDArray[np.int64]:
     """How many windows come before the first one with an access; `depth` without any."""
     return np.where(read.any(0), read.argmax(0), depth)
+
+

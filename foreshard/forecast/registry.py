@@ -47,10 +47,5 @@ def make_forecasters(names: Sequence[str]) -> dict[str, Forecaster]:
     if "ensemble" not in names:
         return {name: FORECASTERS[name]() for name in names}
     ewma, gbm, logistic = (SharedForecaster(FORECASTERS[name]()) for name in ("ewma", "gbm", "logistic"))
-    made = {
-        "ewma": ewma,
-        "gbm": gbm,
-        "logistic": logistic,
-        "ensemble": EnsembleForecaster([ewma, gbm], [gbm, logistic]),
-    }
+    made = {"ewma": ewma, "gbm": gbm, "logistic": logistic, "ensemble": EnsembleForecaster([ewma, gbm], [gbm, logistic])}
     return {name: made[name] if name in made else FORECASTERS[name]() for name in names}
