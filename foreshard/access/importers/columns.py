@@ -12,7 +12,7 @@ from foreshard.access.importers.collect import Collector
 from foreshard.access.importers.options import ObjectType, Options
 from foreshard.access.importers.report import Quarantine
 from foreshard.access.importers.times import OUT_OF_ORDER, Clock
-from foreshard.access.importers.values import Column, Parsed, integers, pc, texts
+from foreshard.access.importers.values import Column, Parsed, integers, texts
 from foreshard.errors import LogError
 
 Role = Literal["object", "time", "epoch", "size"]
@@ -123,7 +123,7 @@ class RowChecker:
             return self._clock.parse(column)
         parsed = integers(column, role)
         limit = np.iinfo(np.int32 if role == "epoch" else np.int64).max
-        beyond = np.asarray(pc.greater(parsed.values, limit).to_numpy(zero_copy_only=False), bool)
+        beyond = np.asarray(parsed.values.to_numpy(), np.uint64) > limit
         return Parsed(parsed.values, (*parsed.faults, (f"{role} above {limit}", beyond)))
 
     def _objects(self, column: Column) -> Parsed:
@@ -131,8 +131,8 @@ class RowChecker:
             if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
                 self._type = "int"
             elif pa.types.is_binary(column.type) and len(column):  # a CSV's values are not declared to be anything
-                wrong = np.logical_or.reduce([mask for _, mask in integers(column, "object").faults])
-                self._type = "int" if 2 * int(wrong.sum()) < len(wrong) else "text"
+                wrong = dict(integers(column, "object").faults)["object no integer"]
+                self._type = "text" if 2 * int(wrong.sum()) > len(wrong) else "int"
             else:
                 self._type = "text"
         return integers(column, "object") if self._type == "int" else texts(column, "object")
