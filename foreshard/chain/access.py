@@ -91,20 +91,23 @@ def forecast_stage(context: Context, generation: str) -> StageResult:
     history, chunks = _parent_history(context, inputs, samples, train)
     result = _forecast(context, history)
     table = _rename_chunks(result.table, chunks)
-    summary = result.backtest.summary() if result.backtest is not None else []
+    tested = result.backtest
+    summary = tested.summary() if tested is not None else []
     events = work.table("events", stage=STAGE_EVENTS)
     regime, choice = policy_of_events(context, inputs, events, history, chunks, result.chosen)
     policy = policy_document(regime, choice, inputs.parent)
     figures = {
         "model": result.chosen,
         "error": float(result.error),
+        "regret": tested.regret if tested is not None else None,
+        "calibration_error": tested.ece if tested is not None else None,
         "steps": int(markers[-1]["steps"]),
         "draws": float(heat.sum()),
     }
     version = digest_of(
         work.put_table("forecast", table),
         work.put_table("heat", pa.table({"heat": pa.array(heat)})),
-        work.put_json("forecast", figures),
+        work.put_json("forecast", {**figures, "backtest": summary}),
         work.put_json(POLICY, policy),
         work.put_table("policy_evidence", choice.evidence) if choice else "",
     )

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreshard.access.history import History
-from foreshard.forecast.backtest import HeldOut
 from foreshard.forecast.ranking import ForecastResult
+from foreshard.forecast.trials import HeldOut
 
 _SIZE: Final = (5.0, 3.2)
 _DPI: Final = 80

@@ -68,7 +68,9 @@ def test_the_whole_way_finds_the_chunks_that_will_be_hot():
         truth[column(result.table, "chunk")] <= column(result.table, "upper")
     )
     assert inside.mean() > 0.75
-    assert {row["model"] for row in result.backtest.summary()} == set(default_names(history))
+    rows = {row["model"]: row["status"] for row in result.backtest.summary()}
+    assert rows.keys() == {*default_names(history), "last_01", "last_platt"}
+    assert {name for name, status in rows.items() if status == "baseline"} == {"last_01", "last_platt"}
 
 
 def test_the_same_history_gives_the_same_table():
