@@ -100,7 +100,9 @@ def forecast_stage(context: Context, generation: str) -> StageResult:
         data_version=version,
         metadata={**figures, "chunks": table.num_rows, "windows": len(history.epochs), **heat_figures(heat[train])},
         tables={"backtest": summary[:50], "hottest": head(table, 20)},
-        plots=forecast_plots(result, history),
+        plots=forecast_plots(
+            result, history, names=chunks.tolist(), cache_fraction=context.config.loader.cache_fraction
+        ),
     )
 
 
