@@ -1,0 +1,45 @@
+"""What the caller may say about a log."""
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from foreshard.errors import ConfigError
+
+ObjectType = Literal["auto", "int", "text"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of an import; those that a format does not know must keep their defaults.
+
+    Attributes:
+        object_column: CSV, Parquet: column that names the object.
+        time_column: CSV, Parquet: column with the time of the request.
+        epoch_column: CSV, Parquet: column with the epoch.
+        size_column: CSV, Parquet: column with the object's bytes.
+        object_type: CSV: whether objects are integers from 0 or texts; `auto` goes by most of the first 4 MB.
+        extent: LIS: pages of 512 bytes that make one object.
+        requests: DFTracer: what is a request: a sample, a read of a file, or `auto`: samples if there are any.
+    """
+
+    object_column: str | None = None
+    time_column: str | None = None
+    epoch_column: str | None = None
+    size_column: str | None = None
+    object_type: ObjectType = "auto"
+    extent: int = 1
+    requests: Literal["auto", "samples", "reads"] = "auto"
+
+    def only(self, format: str, known: frozenset[str]) -> None:  # noqa: A002 -- the word of the command line
+        """Refuse options that the format does not know.
+
+        Raises:
+            ConfigError: names them.
+        """
+        changed = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
+        foreign = sorted(set(changed) - known)
+        if foreign:
+            raise ConfigError(f"format {format!r} knows no option {', '.join(foreign)}; leave it out")
+
+
+COLUMN_OPTIONS = frozenset({"object_column", "time_column", "epoch_column", "size_column"})

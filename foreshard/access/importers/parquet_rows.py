@@ -1,0 +1,63 @@
+"""Imports Parquet: a row a request."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from foreshard.access.importers.collect import Collector
+from foreshard.access.importers.columns import Role, RowChecker, Rows, choose_columns
+from foreshard.access.importers.options import Options
+from foreshard.access.importers.report import Quarantine
+from foreshard.access.importers.values import Column
+from foreshard.errors import LogError
+
+BATCH_ROWS: Final = 1 << 20
+DAMAGED: Final = "row group damaged; its rows are lost"
+
+
+def import_parquet(files: Sequence[Path], options: Options, collector: Collector, quarantine: Quarantine) -> None:
+    """Read Parquet files, in order.
+
+    Raises:
+        LogError: a file cannot be opened, or has no column of objects.
+    """
+    checker = RowChecker(collector, quarantine, options.object_type)
+    for path in files:
+        try:
+            file = pq.ParquetFile(path)
+        except (pa.ArrowException, OSError) as error:
+            raise LogError(f"log {str(path)!r} cannot be read as Parquet ({error}); give a whole file") from error
+        with file:
+            _read(file, path.name, options, checker, quarantine)
+
+
+def _read(file: pq.ParquetFile, name: str, options: Options, checker: RowChecker, quarantine: Quarantine) -> None:
+    names = file.schema_arrow.names
+    wanted = {role: names[place] for role, place in choose_columns(names, options, name).items()}
+    row = 0
+    for group in range(file.num_row_groups):
+        end = row + file.metadata.row_group(group).num_rows
+        try:
+            for batch in file.iter_batches(BATCH_ROWS, [group], columns=list(dict.fromkeys(wanted.values()))):
+                columns: dict[Role, Column] = {role: batch.column(at) for role, at in wanted.items()}
+                checker.check(name, _rows(columns, row))
+                row += batch.num_rows
+        except (pa.ArrowException, OSError) as error:
+            quarantine.drop(DAMAGED, name, f"rows {row}..{end - 1}", str(error))
+        row = end
+
+
+def _rows(columns: dict[Role, Column], first: int) -> Rows:
+    def value(row: int) -> dict[str, object]:
+        return {role: _scalar(column, row) for role, column in columns.items()}
+
+    return Rows(columns, lambda row: f"row {first + row}", value)
+
+
+def _scalar(column: Column, row: int) -> object:
+    scalar = column[row]
+    return np.asarray(scalar.as_py()).item() if pa.types.is_floating(column.type) else scalar.as_py()

@@ -1,0 +1,130 @@
+"""Which formats there are, how a log's format is told by its name, and the import itself."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from foreshard.access.importers.collect import Collector
+from foreshard.access.importers.csv_rows import import_csv
+from foreshard.access.importers.options import COLUMN_OPTIONS, Options
+from foreshard.access.importers.parquet_rows import import_parquet
+from foreshard.access.importers.report import Quarantine, Report, open_quarantine
+from foreshard.access.trace import Trace
+from foreshard.errors import ConfigError, LogError
+
+Importer = Callable[[Sequence[Path], Options, Collector, Quarantine], None]
+
+
+@dataclass(frozen=True)
+class Imported:
+    """An imported log.
+
+    Attributes:
+        trace: its valid requests.
+        report: what was read, and what was left out and why.
+    """
+
+    trace: Trace
+    report: Report
+
+
+@dataclass(frozen=True)
+class _Format:
+    run: Importer
+    endings: tuple[str, ...]
+    options: frozenset[str]
+
+
+FORMATS: Final[dict[str, _Format]] = {
+    "csv": _Format(import_csv, (".csv", ".tsv", ".txt"), COLUMN_OPTIONS | {"object_type"}),
+    "parquet": _Format(import_parquet, (".parquet", ".pq"), COLUMN_OPTIONS),
+}
+"""The formats by name: their importers, and the endings of file names they are recognised by."""
+
+_PACKED: Final = (".gz", ".zst")
+
+
+def import_trace(
+    path: str | Path,
+    *,
+    format: str | None = None,  # noqa: A002 -- the word of the command line
+    windows: int | None = None,
+    phases: int = 1,
+    quarantine: str | Path | None = None,
+    **options: Any,  # noqa: ANN401 -- the fields of `Options`
+) -> Imported:
+    """Read a log of another system as a trace.
+
+    Args:
+        path: a file, compressed by gzip or zstd or not, or a folder of files of one format, which are read by name.
+        format: one of `FORMATS`; told by the name if left out.
+        windows: cut the log in that many windows of equal numbers of requests. If left out, its epochs are the
+            windows, or there are 24 if it knows no epochs.
+        phases: windows of equal numbers of requests in each epoch, where epochs are used.
+        quarantine: file for every record that is left out, as lines of JSON; overwritten.
+        options: fields of `Options` that the format knows.
+
+    Returns:
+        The trace, with objects numbered by first appearance in the log, and the report. The same for the same files.
+
+    Raises:
+        ConfigError: an unknown format or option, or numbers of windows or phases below 1.
+        LogError: the log cannot be read at all or holds no valid request; anything less is in the report.
+    """
+    place = Path(path)
+    if phases < 1 or (windows is not None and windows < 1):
+        raise ConfigError(f"{windows} windows, {phases} phases cannot be; give at least 1")
+    name = _recognise(place) if format is None else format
+    if name not in FORMATS:
+        raise ConfigError(f"unknown log format {name!r}; choose one of {', '.join(FORMATS)}")
+    chosen = _options(name, options)
+    files = _files(place, FORMATS[name].endings)
+    with ExitStack() as stack:
+        found = stack.enter_context(open_quarantine(None if quarantine is None else Path(quarantine)))
+        collector = Collector(stack, found)
+        FORMATS[name].run(files, chosen, collector, found)
+        trace = collector.trace(windows, phases)
+        report = Report(name, tuple(file.name for file in files), len(trace.objects), found.findings())
+    return Imported(trace, report)
+
+
+def _options(name: str, given: dict[str, Any]) -> Options:
+    try:
+        chosen = Options(**given)
+    except TypeError as error:
+        raise ConfigError(f"unknown option in {', '.join(given)}; those of {name!r} are {_known(name)}") from error
+    chosen.only(name, FORMATS[name].options)
+    return chosen
+
+
+def _known(name: str) -> str:
+    return ", ".join(sorted(FORMATS[name].options)) or "none"
+
+
+def _recognise(path: Path) -> str:
+    names = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else [path.name]
+    for name in names:
+        for format, known in FORMATS.items():  # noqa: A001
+            if _ends(name, known.endings):
+                return format
+    raise ConfigError(
+        f"the format of log {str(path)!r} cannot be told by its name; give format, one of {', '.join(FORMATS)}"
+    )
+
+
+def _ends(name: str, endings: tuple[str, ...]) -> bool:
+    lower = name.lower()
+    for packed in _PACKED:
+        lower = lower.removesuffix(packed)
+    return lower.endswith(endings)
+
+
+def _files(path: Path, endings: tuple[str, ...]) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = sorted(entry for entry in path.iterdir() if _ends(entry.name, endings))
+    if not files:
+        raise LogError(f"folder {str(path)!r} holds no file that ends in {', '.join(endings)}; give the log's folder")
+    return files

@@ -1,0 +1,140 @@
+"""Parses columns of times, finds their unit, and masks those before 0 or in the future."""
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from foreshard.access.importers.values import Column, Parsed, matches, plain
+from foreshard.errors import LogError
+
+OUT_OF_ORDER: Final = "time before the request in front of it"
+FUTURE: Final = "time in the future"
+
+DAY_S: Final = 86_400
+"""How far ahead of this machine's clock a log's clock may be."""
+
+_SINCE_2000_S: Final = 946_684_800
+_UNITS: Final = (1, 10**3, 10**6, 10**9)
+_1970: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LARGE: Final = 10**17
+_NUMBER: Final = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$"
+
+
+class Clock:
+    """Parses a log's times, batch by batch.
+
+    Integers stay as they are; numbers with a fraction become integers of a smaller unit; dates become microseconds since
+    1970. Numbers are taken for a date in s, ms, us or ns since 1970 if the median of the first batch is one since 2000;
+    otherwise time counts from some other origin, and no time can be in the future.
+    """
+
+    def __init__(self) -> None:
+        self._limit: int | None = None
+        self._begun = False
+        self._dates: bool | None = None
+        self._factor: int | None = None
+
+    def parse(self, column: Column) -> Parsed:
+        """Parse one batch of n times.
+
+        Returns:
+            int64 values; faults are `missing`, `no time`, `negative` and `in the future`.
+
+        Raises:
+            LogError: the column is of a type that is no time.
+        """
+        column = plain(column)
+        kind = column.type
+        missing = np.array(pc.is_null(column).to_numpy(zero_copy_only=False), bool)
+        if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+            micros = column.cast(pa.timestamp("us", tz=getattr(kind, "tz", None)), safe=False).cast(pa.int64())
+            values, wrong = np.asarray(micros.fill_null(0).to_numpy(), np.int64), np.zeros(len(column), bool)
+        elif pa.types.is_integer(kind):
+            wide = pc.if_else(pc.is_valid(column), column, pa.scalar(0, kind)).to_numpy(zero_copy_only=False)
+            wrong = (
+                np.asarray(wide > np.uint64(np.iinfo(np.int64).max), bool)
+                if wide.dtype == np.uint64
+                else missing & False
+            )
+            values = wide.astype(np.int64)
+        elif pa.types.is_floating(kind):
+            values, wrong = self._scaled(np.asarray(column.to_numpy(zero_copy_only=False), np.float64))
+        elif pa.types.is_string(kind) or pa.types.is_binary(kind):
+            values, wrong = self._texts(column)
+        else:
+            raise LogError(f"a column of {kind} cannot be times; choose one of numbers, dates or texts")
+        return self._faults(values, missing, wrong & ~missing)
+
+    def check(self, values: NDArray[np.int64]) -> Parsed:
+        """Check times that are integers already."""
+        none = np.zeros(len(values), bool)
+        return self._faults(values, none, none)
+
+    def _faults(self, values: NDArray[np.int64], missing: NDArray[np.bool_], wrong: NDArray[np.bool_]) -> Parsed:
+        bad = missing | wrong
+        if not self._begun and not bad.all():
+            self._begun = True
+            self._limit = _future(float(np.median(values[~bad])))
+        negative = ~bad & (values < 0)
+        future = np.zeros(len(values), bool) if self._limit is None else ~bad & (values > self._limit)
+        reasons = (("time missing", missing), ("time unreadable", wrong), ("time negative", negative), (FUTURE, future))
+        return Parsed(pa.array(values), reasons)
+
+    def _texts(self, column: Column) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Parse numbers, or dates as ISO 8601, whichever most of the first batch are."""
+        column = column.cast(pa.binary())
+        number = matches(column, _NUMBER)
+        if self._dates is None and len(column):
+            self._dates = 2 * int(number.sum()) < len(column)
+            self._factor = 1 if matches(column, "^[+-]?[0-9]+$")[number].all() else None
+        if self._dates:
+            return _dates(column)
+        clean = pc.if_else(pa.array(number), column, b"0").cast(pa.string())
+        values, wrong = self._scaled(np.asarray(clean.cast(pa.float64()).to_numpy(), np.float64))
+        if self._factor == 1:  # a float cannot hold nanoseconds since 1970
+            exact = matches(column, "^-?[0-9]{1,18}$")
+            whole = pc.if_else(pa.array(exact), clean, "0").cast(pa.int64())
+            values = np.where(exact, np.asarray(whole.to_numpy(), np.int64), values)
+        return values, wrong | ~number
+
+    def _scaled(self, numbers: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return numbers as integers, of a unit small enough to keep their order, and which of them are none."""
+        if self._factor is None and np.isfinite(numbers).any():
+            median = float(np.median(numbers[np.isfinite(numbers)]))
+            self._factor = next((factor for factor in (10**6, 10**3) if median * factor < _LARGE), 1)
+        with np.errstate(invalid="ignore", over="ignore"):
+            scaled = numbers * (self._factor or 1)
+            wrong = ~(np.abs(scaled) < 2**63)
+        return np.where(wrong, 0, scaled).astype(np.int64), wrong
+
+
+def _dates(column: Column) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return microseconds since 1970 of dates as ISO 8601, and which of them are none."""
+    try:
+        micros = column.cast(pa.string()).cast(pa.timestamp("us")).cast(pa.int64())
+        return np.asarray(micros.fill_null(0).to_numpy(), np.int64), np.zeros(len(column), bool)
+    except pa.ArrowInvalid:  # which of them, Arrow does not say; nor does it take zones here
+        parsed = [_iso(value) for value in column.to_pylist()]
+        wrong = np.array([value is None for value in parsed], bool)
+        return np.array([value or 0 for value in parsed], np.int64), wrong
+
+
+def _future(median: float) -> int | None:
+    """Return the first time that is in the future, in the unit that the median time is in; None if time is relative."""
+    now = int(time.time()) + DAY_S
+    return next((now * unit for unit in _UNITS if _SINCE_2000_S * unit <= median <= now * unit), None)
+
+
+def _iso(value: bytes | None) -> int | None:
+    """Return microseconds since 1970 of an ISO 8601 date; one without a zone is taken as UTC."""
+    try:
+        date = datetime.fromisoformat((value or b"").decode("ascii").strip())
+    except (UnicodeDecodeError, ValueError):
+        return None
+    date = date if date.tzinfo is not None else date.replace(tzinfo=UTC)
+    return (date - _1970) // timedelta(microseconds=1)
