@@ -1,6 +1,7 @@
 """Folders of results that are there whole or not at all, and that no other run's results are lost to."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -35,14 +36,16 @@ def check_folder(folder: Path, known: Collection[str], *, replace: bool = False)
         )
 
 
-def write_folder(folder: Path, files: Mapping[str, bytes], known: Collection[str], *, replace: bool = False) -> None:
+def write_folder(
+    folder: Path, files: Mapping[str, bytes | Path], known: Collection[str], *, replace: bool = False
+) -> None:
     """Write files into a folder so that a crash leaves the old folder, none, or the new one, never a mixture.
 
     The files are written and synced in a temporary folder beside it, which then takes its name.
 
     Args:
         folder: where they are to go; parents are made.
-        files: contents by name.
+        files: contents by name, or files to be copied.
         known: see `check_folder`.
         replace: whether older results may be replaced; files of theirs that are not among `files` go.
 
@@ -80,9 +83,13 @@ def _take_the_place(folder: Path, new: Path, old: Path) -> None:
         raise
 
 
-def _write(path: Path, raw: bytes) -> None:
+def _write(path: Path, content: bytes | Path) -> None:
     with path.open("wb") as file:
-        file.write(raw)
+        if isinstance(content, Path):
+            with content.open("rb") as source:
+                shutil.copyfileobj(source, file)
+        else:
+            file.write(content)
         file.flush()
         os.fsync(file.fileno())
 

@@ -1,6 +1,5 @@
 """What a report on a log's forecast says: one section for each question, the same for the terminal and the page."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -9,9 +8,12 @@ from foreshard.forecast.ranking import ForecastResult
 from foreshard.forecast.sections import Cell, Column, Grid, Section, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from foreshard.access.importers import Finding, Report
     from foreshard.access.trace import Trace
     from foreshard.forecast.backtest import Backtest
+    from foreshard.forecast.study import Study
 
 _METRICS: Final = (
     ("hit_mass", Column("hit mass", ".1%")),
@@ -69,25 +71,36 @@ def backtest_section(result: ForecastResult, cache_fraction: float) -> Section:
         told = "The log has too few windows for a backtest: the moving average is used, untested. Log more epochs."
         return Section(title, [told])
     rows = tested.summary()
+    metrics = [(key, column) for key, column in _METRICS if key in rows[0]]
     grid = Grid(
-        [Column("model", left=True), Column("origins", ",d"), *(column for _, column in _METRICS), Column("", left=True)],
-        [[_word(row["model"]), row["origins"], *(row[key] for key, _ in _METRICS), _status(row)] for row in rows],
+        [
+            Column("model", left=True),
+            Column("origins", ",d"),
+            *(column for _, column in metrics),
+            Column("", left=True),
+        ],
+        [[_word(row["model"]), row["origins"], *(row[key] for key, _ in metrics), _status(row)] for row in rows],
         frozenset(number for number, row in enumerate(rows) if row["status"] == "chosen"),
     )
-    notes = [
-        f"Hit mass: share of the accesses on the {cache_fraction:.3g} of the chunks ranked first, what models are chosen "
-        "by. NDCG and precision judge the same ranks, Brier score, ECE and log-loss the probabilities (lower is better).",
-    ]
-    return Section(title, _verdict(result.chosen, tested), grid=grid, pictures=["hit_mass", "calibration"], notes=notes)
+    note = (
+        f"Hit mass: share of accesses on the {cache_fraction * 100:.3g} % of the chunks ranked first, which models are "
+        "chosen by. NDCG and precision judge the same ranks; Brier, ECE and log-loss the probabilities, where "
+        "less is better."
+    )
+    return Section(
+        title, _verdict(result.chosen, tested), grid=grid, pictures=["hit_mass", "calibration"], notes=[note]
+    )
 
 
 def _verdict(chosen: str, tested: "Backtest") -> list[str]:
-    curve = "Platt's curve calibrates its probabilities" if tested.calibration else "its probabilities are used as they are"
-    told = [
+    curve = (
+        "Platt's curve calibrates its probabilities" if tested.calibration else "its probabilities are used as they are"
+    )
+    told = (
         f"Chosen: {chosen}; {curve}. Its expected counts were {tested.error:.0%} off on the newest held-out windows, "
         "counting noise included."
-    ]
-    return told
+    )
+    return [told]
 
 
 def _word(value: Cell) -> str:
@@ -121,6 +134,18 @@ def ranking_section(result: ForecastResult, trace: "Trace", top: int) -> Section
         for row in table.to_pylist()
     ]
     unit = "epoch" if phases else "window"
-    told = f"The {table.num_rows:,} of {result.table.num_rows:,} objects expected to be asked for most in the next {unit}."
+    told = (
+        f"The {table.num_rows:,} of {result.table.num_rows:,} objects expected to be asked for most in the next {unit}."
+    )
     notes = ["From and to: bounds that 80 % of the counts should fall between. Probability: of at least one access."]
     return Section("What comes next", [told], grid=Grid(columns, rows), pictures=["top_chunks"], notes=notes)
+
+
+def study_sections(study: "Study", top: int) -> list[Section]:
+    """Return the report: what was read, how it is read, how well it can be forecast, what comes next, what to keep."""
+    trace = study.imported.trace
+    return [
+        read_section(trace, study.imported.report),
+        backtest_section(study.result, study.cache_fraction),
+        ranking_section(study.result, trace, top),
+    ]
