@@ -35,7 +35,7 @@ def forecast(  # noqa: PLR0913 - a command's options
     *,
     format: Annotated[  # noqa: A002 - the word of the command line
         str | None,
-        typer.Option("--format", help="The log's format; told by its name if left out.", rich_help_panel=_LOG),
+        typer.Option("--format", help="Its format; told by its name if left out.", rich_help_panel=_LOG),
     ] = None,
     windows: Annotated[
         int | None,

@@ -55,7 +55,9 @@ def study_files(study: Study, log: Path, quarantine: Path, *, top: int, plots: b
     if plots:
         trace, fraction = study.imported.trace, study.cache_fraction
         names = trace.names.tolist()
-        pictures = forecast_plots(study.result, study.history, names=names, cache_fraction=fraction, dpi=LARGE_DPI)
+        pictures = forecast_plots(
+            study.result, study.history, names=names, cache_fraction=fraction, what="objects", dpi=LARGE_DPI
+        )
     page = render_page(f"Forecast of {printable(log.name)}", _subtitle(study), study_sections(study, top), pictures)
     files: dict[str, bytes | Path] = {
         RANKED: _parquet(ranked_table(study)),

@@ -32,7 +32,7 @@ td {{ border-bottom: 1px solid #eee; }}
 dl {{ display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; margin: .5rem 0; }}
 dt {{ color: #595959; }}
 dd {{ margin: 0; overflow-wrap: anywhere; }}
-.pictures {{ display: flex; flex-wrap: wrap; gap: 1rem; }}
+.pictures {{ display: flex; flex-wrap: wrap; align-items: flex-start; gap: 1rem; }}
 img {{ width: 30rem; max-width: 100%; height: auto; }}
 @media print {{ body {{ margin: 0; }} section {{ break-inside: avoid; }} }}
 </style>

@@ -27,8 +27,7 @@ SMALL_DPI: Final = 80
 """For Dagster's event log, which keeps inline pictures for ever."""
 LARGE_DPI: Final = 150
 
-_SIZE: Final = (5.6, 3.5)
-_TALL: Final = (5.6, 4.2)
+_SIZE: Final = (5.6, 4.2)
 _PALETTE: Final = 256
 _TOP: Final = 20
 _LABEL: Final = 18
@@ -52,6 +51,7 @@ def forecast_plots(
     *,
     names: Sequence[object] | None = None,
     cache_fraction: float | None = None,
+    what: str = "chunks",
     dpi: int = SMALL_DPI,
 ) -> dict[str, bytes]:
     """Draw a forecast.
@@ -61,23 +61,24 @@ def forecast_plots(
         history: what it was given.
         names: of the history's chunks, as labels; their numbers if None.
         cache_fraction: share of the chunks that fit into the cache, to be marked.
+        what: the log's word for them.
         dpi: resolution; `SMALL_DPI` keeps each picture under 30,000 bytes.
 
     Returns:
         PNG files by name: `top_chunks`, and with a backtest `calibration` and `hit_mass`.
     """
-    figures = {"top_chunks": top_chunks_figure(result, history, names)}
+    figures = {"top_chunks": top_chunks_figure(result, history, names, what)}
     if result.backtest is not None:
         held = result.backtest.held_out
         figures["calibration"] = calibration_figure(held, result.chosen)
-        figures["hit_mass"] = hit_mass_figure(held, result.chosen, history, cache_fraction)
+        figures["hit_mass"] = hit_mass_figure(held, result.chosen, history, cache_fraction, what)
     return {name: _png(figure, dpi) for name, figure in figures.items()}
 
 
 def calibration_figure(held: HeldOut, model: str) -> Any:  # noqa: ANN401 -- matplotlib has no types
     """Draw how often chunks were accessed that were given a probability, by tenths, over how many forecasts that is."""
     curve = reliability(held.probability, held.accessed)
-    figure, (upper, lower) = _figure(_TALL, nrows=2, sharex=True, height_ratios=[4, 1])
+    figure, (upper, lower) = _figure(_SIZE, nrows=2, sharex=True, height_ratios=[4, 1])
     upper.plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle=":", label="perfectly calibrated")
     errors = np.stack([curve.came - curve.low, curve.high - curve.came])
     label = f"{_word(model)} (ECE {curve.ece:.3f})"
@@ -93,7 +94,9 @@ def calibration_figure(held: HeldOut, model: str) -> Any:  # noqa: ANN401 -- mat
     return figure
 
 
-def hit_mass_figure(held: HeldOut, model: str, history: History, cache_fraction: float | None) -> Any:  # noqa: ANN401
+def hit_mass_figure(
+    held: HeldOut, model: str, history: History, cache_fraction: float | None, what: str = "chunks"
+) -> Any:  # noqa: ANN401
     """Draw the share of accesses on the chunks kept, by how many are: the model, the baselines and the oracle."""
     chunks = len(held.actual)
     sizes = cache_sizes(chunks)
@@ -112,26 +115,28 @@ def hit_mass_figure(held: HeldOut, model: str, history: History, cache_fraction:
     by_chance = f": {cache_fraction:.1%}" if cache_fraction is not None else ""
     axes.plot(share, share, color="0.75", linewidth=1, label="by chance" + by_chance)
     axes.set(ylabel="accesses to them, %", title="Hit mass on the newest held-out windows", ylim=(0, 100))
-    axes.set_xlabel(f"chunks kept, % of {chunks:,}")
+    axes.set_xlabel(f"{what} kept, % of {chunks:,}")
     if cache_fraction is not None:
         axes.axvline(cache_fraction * 100, color=_GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
     _percent_axis(axes, share, logarithmic=chunks >= _LOG_FROM)
     if not held.actual.any():
         axes.text(0.5, 0.5, "no access in the held-out windows", transform=axes.transAxes, ha="center", color=_GREY)
     _grid(axes)
-    title = f"with {cache_fraction * 100:.3g} % of the chunks" if cache_fraction is not None else None
+    title = f"with {cache_fraction * 100:.3g} % of the {what}" if cache_fraction is not None else None
     legend = axes.legend(loc="best", fontsize=8, title=title, title_fontsize=8, framealpha=0.9, edgecolor="0.9")
     legend.set_zorder(4)
     return figure
 
 
-def top_chunks_figure(result: ForecastResult, history: History, names: Sequence[object] | None = None) -> Any:  # noqa: ANN401
+def top_chunks_figure(
+    result: ForecastResult, history: History, names: Sequence[object] | None = None, what: str = "chunks"
+) -> Any:  # noqa: ANN401
     """Draw the past accesses of the chunks forecast to be hottest, window by window, and the forecast beside them."""
     top = result.table.slice(0, _TOP)
     chunks = top.column("chunk").to_numpy()
     expected, low, high = (top.column(name).to_numpy() for name in ("expected", "lower", "upper"))
     seen, edges = over_time(history.counts[:, chunks])
-    figure, (past, future) = _figure(_TALL, ncols=2, sharey=True, width_ratios=[3, 1])
+    figure, (past, future) = _figure(_SIZE, ncols=2, sharey=True, width_ratios=[3, 1])
     from matplotlib.colors import PowerNorm
     from matplotlib.ticker import MaxNLocator
 
@@ -142,7 +147,7 @@ def top_chunks_figure(result: ForecastResult, history: History, names: Sequence[
     shown = plot_labels([chunk if names is None else names[chunk] for chunk in chunks.tolist()])
     past.set_yticks(rows, [f"{rank + 1}  {name}" for rank, name in enumerate(shown)], fontsize=7, parse_math=False)
     past.set_ylim(len(chunks) - 0.5, -0.5)
-    past.set(ylabel="rank, chunk", title=f"The {len(chunks)} hottest by forecast")
+    past.set(ylabel="rank, name", title=f"The {len(chunks)} hottest {what} by forecast")
     _window_axis(past, history)
     ticks = MaxNLocator(4, integer=True)
     bar = figure.colorbar(
