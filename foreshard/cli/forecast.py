@@ -42,8 +42,8 @@ def forecast(  # noqa: PLR0913 - a command's options
         typer.Option(
             "--windows",
             min=1,
-            help="Cut it into so many windows of equal numbers of requests; if left out, its epochs are the windows, or "
-            "there are 24 where it knows none.",
+            help="Cut it into so many windows of equal numbers of requests; if left out, its epochs are the windows, "
+            "or there are 24 where it knows none.",
             rich_help_panel=_LOG,
         ),
     ] = None,

@@ -108,10 +108,18 @@ def import_json(study: Study) -> dict[str, Any]:
 
 def policy_json(study: Study) -> dict[str, Any]:
     """Return what to keep in memory and the figures behind it."""
+    choice = study.choice
     return {
+        "policy": choice.name,
+        "pin_fraction": choice.pin_fraction,
+        "reason": choice.reason,
+        "cache_fraction": study.cache_fraction,
+        "regime": choice.regime.to_json(),
         "model": study.result.chosen,
         "error": study.result.error,
-        "cache_fraction": study.cache_fraction,
+        "policies": choice.summary(),
+        "best_possible_hit_rate": study.best_possible,
+        "windows": choice.evidence.to_pylist(),
     }
 
 

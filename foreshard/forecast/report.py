@@ -1,11 +1,13 @@
 """What a report on a log's forecast says: one section for each question, the same for the terminal and the page."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from foreshard.forecast.ranking import ForecastResult
 from foreshard.forecast.sections import Cell, Column, Grid, Section, printable
+from foreshard.simulate.shadow import POLICIES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,8 +15,27 @@ if TYPE_CHECKING:
     from foreshard.access.importers import Finding, Report
     from foreshard.access.trace import Trace
     from foreshard.forecast.backtest import Backtest
+    from foreshard.forecast.gate import PolicyChoice
+    from foreshard.forecast.regime import Regime
     from foreshard.forecast.study import Study
 
+_NOTHING: Final = (
+    "Not at all: who reads everything equally often can be told apart by the order alone, which no count shows. The "
+    "scores below are those of guessing, and the ranking is left out here, as it says nothing."
+)
+_FIGURES: Final = {
+    "equal_share": "objects read equally often in every epoch",
+    "rounds": "requests that came in rounds over all objects",
+    "dispersion": "variance around an object's mean, in Poisson variances",
+    "spread": "variation of rates beyond counting noise",
+    "concentration": "requests to the tenth read most",
+    "overlap": "overlap of the tenths read most, next window",
+    "overlap_far": "the same, half the log apart",
+    "persistence": "likeness of rates half the log apart",
+    "unseen": "late requests to objects not seen before",
+    "seasonal_gain": "variation that the epoch's phase explains",
+    "seasonal_errors": "the same in standard errors",
+}
 _METRICS: Final = (
     ("hit_mass", Column("hit mass", ".1%")),
     ("ndcg", Column("NDCG", ".3f")),
@@ -63,8 +84,21 @@ def _findings(findings: "Sequence[Finding]") -> Grid | None:
     return Grid(columns, rows)
 
 
-def backtest_section(result: ForecastResult, cache_fraction: float) -> Section:
-    """Say how good every model and baseline was on windows held out, which was chosen and how far to trust it."""
+def regime_section(regime: "Regime") -> Section:
+    """Say what kind of access the log shows, and by which figures."""
+    figures = asdict(regime.evidence)
+    shown = [(_FIGURES[name], f"{value:.3f}") for name, value in figures.items() if value is not None]
+    return Section("How it is read", [regime.words], shown)
+
+
+def backtest_section(result: ForecastResult, cache_fraction: float, *, uniform: bool = False) -> Section:
+    """Say how good every model and baseline was on windows held out, which was chosen and how far to trust it.
+
+    Args:
+        result: the forecast.
+        cache_fraction: share of the objects that the hit mass is told for.
+        uniform: whether there is nothing to predict.
+    """
     title = "How well it can be forecast"
     tested = result.backtest
     if tested is None:
@@ -83,13 +117,12 @@ def backtest_section(result: ForecastResult, cache_fraction: float) -> Section:
         frozenset(number for number, row in enumerate(rows) if row["status"] == "chosen"),
     )
     note = (
-        f"Hit mass: share of accesses on the {cache_fraction * 100:.3g} % of the chunks ranked first, which models are "
-        "chosen by. NDCG and precision judge the same ranks; Brier, ECE and log-loss the probabilities, where "
+        f"Hit mass: share of accesses on the {cache_fraction * 100:.3g} % of the objects ranked first; models are chosen "
+        "by it. NDCG and precision judge the same ranks; Brier, ECE and log-loss the probabilities, where "
         "less is better."
     )
-    return Section(
-        title, _verdict(result.chosen, tested), grid=grid, pictures=["hit_mass", "calibration"], notes=[note]
-    )
+    sentences = [_NOTHING] if uniform else _verdict(result.chosen, tested)
+    return Section(title, sentences, grid=grid, pictures=["hit_mass", "calibration"], notes=[note])
 
 
 def _verdict(chosen: str, tested: "Backtest") -> list[str]:
@@ -141,11 +174,54 @@ def ranking_section(result: ForecastResult, trace: "Trace", top: int) -> Section
     return Section("What comes next", [told], grid=Grid(columns, rows), pictures=["top_chunks"], notes=notes)
 
 
+def policy_section(choice: "PolicyChoice", best_possible: float, cache_fraction: float) -> Section:
+    """Say what to keep in memory, and what each way would have brought."""
+    windows = choice.evidence.column("window").to_numpy() + 1
+    rows = choice.summary()
+    columns = [
+        Column("policy", left=True),
+        Column("hits", ".1%"),
+        Column("loads per request", ".3f"),
+        Column("of these ahead", ".3f"),
+        Column("", left=True),
+    ]
+    cells: list[list[Cell]] = [
+        [
+            str(row["policy"]),
+            *(float(row[name]) for name in ("hit_rate", "loads_per_request", "ahead_per_request")),
+            "chosen" if row["chosen"] else "",
+        ]
+        for row in rows
+    ]
+    cells.append(["MIN", best_possible, None, None, "knows the future and fetches nothing ahead"])
+    note = (
+        f"What each would have done in windows {windows.min()} to {windows.max()} with a cache for "
+        f"{cache_fraction * 100:.3g} % of the bytes, by forecasts made before each window. Loads include what is "
+        "fetched ahead, which is taken to be there when its window begins."
+    )
+    marked = frozenset(number for number, row in enumerate(rows) if row["chosen"])
+    return Section(
+        "What to keep in memory", [_advice(choice), choice.reason], grid=Grid(columns, cells, marked), notes=[note]
+    )
+
+
+def _advice(choice: "PolicyChoice") -> str:
+    if choice.name == "keep":
+        return "Keep what is in memory and evict nothing."
+    if not choice.pin_fraction:
+        return f"Let {choice.name} decide what stays, and pin nothing."
+    pinned = f"Give {choice.pin_fraction:.0%} of the cache to the objects ranked first, anew for every window"
+    rest = next((policy.rest for policy in POLICIES if policy.name == choice.name), None)
+    return f"{pinned}, and the rest to {rest}." if rest else f"{pinned}."
+
+
 def study_sections(study: "Study", top: int) -> list[Section]:
     """Return the report: what was read, how it is read, how well it can be forecast, what comes next, what to keep."""
-    trace = study.imported.trace
+    trace, uniform = study.imported.trace, study.regime.kind == "uniform"
     return [
         read_section(trace, study.imported.report),
-        backtest_section(study.result, study.cache_fraction),
-        ranking_section(study.result, trace, top),
+        regime_section(study.regime),
+        backtest_section(study.result, study.cache_fraction, uniform=uniform),
+        *([] if uniform else [ranking_section(study.result, trace, top)]),
+        policy_section(study.choice, study.best_possible, study.cache_fraction),
     ]

@@ -4,15 +4,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from foreshard.access.history import History
 from foreshard.access.importers import Imported
+from foreshard.access.trace import Trace
 from foreshard.errors import ConfigError
 from foreshard.forecast.backtest import MIN_WINDOWS
+from foreshard.forecast.gate import PolicyChoice, choose_policy
+from foreshard.forecast.judging import capacity_of
 from foreshard.forecast.ranking import ForecastResult, forecast_chunks
-from foreshard.forecast.registry import DEFAULT_NAMES
+from foreshard.forecast.regime import Regime, detect_regime
+from foreshard.forecast.registry import DEFAULT_NAMES, make_forecasters
+from foreshard.simulate.belady import plan_residency
 
 MIN_REQUESTS: Final = 10
 """Fewer requests tell nothing."""
+
+_ALWAYS: Final = "ewma"
+"""Forecasts from any history."""
+
+_WARM_UP: Final = 5
+"""Windows that fill the cache before those that count, as many as the policies have."""
 
 _MOST_COUNTS: Final = 500_000_000
 """Counts of (window, object) that are held, at 16 bytes each for a moment."""
@@ -26,13 +40,22 @@ class Study:
         imported: the log's valid requests, and what was left out.
         history: how often every object was requested in every window.
         result: the forecast, with scores of all models.
-        cache_fraction: share of the objects that fit into the cache.
+        cache_fraction: share of the objects, and of their bytes, that fit into the cache.
+        choice: what the cache should do, and what every policy would have done in the newest windows.
+        best_possible: hit rate in these of Belady's MIN, which knows the future.
     """
 
     imported: Imported
     history: History
     result: ForecastResult
     cache_fraction: float
+    choice: PolicyChoice
+    best_possible: float
+
+    @property
+    def regime(self) -> Regime:
+        """What kind of access the log shows."""
+        return self.choice.regime
 
 
 def study_log(
@@ -46,7 +69,7 @@ def study_log(
 
     Args:
         imported: the log.
-        cache_fraction: share of the objects (of their bytes, for the policy) that fit into the cache, in (0, 1].
+        cache_fraction: share of the objects, and of their bytes, that fit into the cache, in (0, 1].
         names: forecasters to choose from.
         told: is called with what is done next.
 
@@ -69,8 +92,44 @@ def study_log(
             f"{trace.windows:,} windows of {len(trace.names):,} objects are more than {_MOST_COUNTS:,} counts to hold; "
             f"ask for at most {max(MIN_WINDOWS, _MOST_COUNTS // len(trace.names)):,} --windows"
         )
-    told("counting")
+    told("counting requests")
     history = trace.history()
+    told("telling the kind of access")
+    regime = detect_regime(trace)
     told("testing forecasters on windows held out")
     result = forecast_chunks(history, cache_fraction=cache_fraction, names=names)
-    return Study(imported, history, result, cache_fraction)
+    told("trying cache policies")
+    choice = choose_policy(trace, one_step(history, result.chosen), cache_fraction, regime=regime)
+    return Study(imported, history, result, cache_fraction, choice, _best_possible(trace, choice, cache_fraction))
+
+
+def one_step(history: History, model: str) -> Callable[[int], NDArray[np.float64]]:
+    """Return what tells how often every object was expected in a window, from the windows before it.
+
+    Where those are too few for the model, the moving average of the baselines takes its place, as it would have then.
+
+    Args:
+        history: all windows.
+        model: the forecaster's name.
+
+    Returns:
+        Takes the number of a window, at least 1, and returns float64 (C,).
+    """
+
+    def expected(window: int) -> NDArray[np.float64]:
+        past = history.until(window)
+        forecaster = make_forecasters([model])[model]
+        if past.windows < forecaster.min_windows:
+            forecaster = make_forecasters([_ALWAYS])[_ALWAYS]
+        return forecaster.fit(past).predict(1).expected[0]
+
+    return expected
+
+
+def _best_possible(trace: Trace, choice: PolicyChoice, cache_fraction: float) -> float:
+    """Hit rate of MIN in the windows that the policies were scored on, its cache filled by some before them."""
+    first = int(choice.evidence.column("window").to_numpy().min())
+    begin = int(trace.starts[max(first - _WARM_UP, 0)])
+    hit = plan_residency(trace.objects[begin:], trace.nbytes, capacity_of(trace, cache_fraction)).hit
+    scored = hit[int(trace.starts[first]) - begin :]
+    return float(scored.mean()) if len(scored) else 0.0
