@@ -4,7 +4,9 @@ Kinds and thresholds follow research/forecast.md §2b, §2c and §4. Measures th
 built from products of different windows: independent Poisson counts are as uncorrelated as what they are counts of.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Final, Literal
 
 import numpy as np
@@ -154,6 +156,10 @@ def _kind(evidence: Evidence, *, noise: float, sized: bool, objects: int) -> Reg
     return "popularity" if (e.unseen or 0.0) <= _UNSEEN and persistent and lasting else "drift"
 
 
+def _percent(share: float | None) -> str:
+    return "an unknown share" if share is None else f"{share:.0%}"
+
+
 def _uniform_words(e: Evidence) -> str:
     if (e.equal_share or 0.0) >= _ALL:
         what = f"{e.equal_share:.0%} of the objects were read equally often in every epoch"
@@ -164,26 +170,34 @@ def _uniform_words(e: Evidence) -> str:
     return f"Uniform: {what}; there is nothing to predict, so keep what is in memory and use the known order."
 
 
-_WORDS: Final = {
-    "uniform": _uniform_words,
-    "popularity": lambda e: (
-        f"Popularity: a tenth of the objects got {e.concentration:.0%} of the requests, and "
-        f"{_percent(e.unseen)} of them went to objects not seen before; what was wanted will be wanted again."
-    ),
-    "drift": lambda e: (
+def _popularity_words(e: Evidence) -> str:
+    return (
+        f"Popularity: a tenth of the objects got {e.concentration:.0%} of the requests, and {_percent(e.unseen)} of them "
+        "went to objects not seen before; what was wanted will be wanted again."
+    )
+
+
+def _drift_words(e: Evidence) -> str:
+    return (
         f"Drift: {_percent(e.unseen)} of the requests went to objects not seen before, and the objects wanted most "
         f"overlap by {_percent(e.overlap)} from window to window, by {_percent(e.overlap_far)} over half the log; "
         "forecasts age fast, so leave room for what is new."
-    ),
-    "seasonal": lambda e: (
+    )
+
+
+def _seasonal_words(e: Evidence) -> str:
+    return (
         f"Seasonal: the phase of the epoch explains {_percent(e.seasonal_gain)} of how requests vary; fetch what the "
         "next phase wants."
-    ),
+    )
+
+
+_WORDS: Final[Mapping[RegimeKind, Callable[[Evidence], str]]] = {
+    "uniform": _uniform_words,
+    "popularity": _popularity_words,
+    "drift": _drift_words,
+    "seasonal": _seasonal_words,
 }
-
-
-def _percent(share: float | None) -> str:
-    return "an unknown share" if share is None else f"{share:.0%}"
 
 
 # -- measures ------------------------------------------------------------------------------------------
@@ -273,7 +287,7 @@ def _season(history: History, counts: NDArray[np.float64]) -> tuple[float | None
         return None, None
     cube = counts[first : first + epochs * phases].reshape(epochs, phases, -1)
     products, variances = np.zeros((2, phases, phases))
-    for one, two in zip(cube[:-1], cube[1:], strict=True):
+    for one, two in pairwise(cube):
         products += one @ two.T
         variances += one @ two.T + (one**2) @ two.T + one @ (two**2).T
     diagonal, everything = float(np.trace(products)) / phases, float(products.mean())

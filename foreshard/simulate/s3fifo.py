@@ -1,7 +1,8 @@
 """S3-FIFO: a small queue sifts out what is wanted once, a main queue keeps the rest, a ghost queue remembers.
 
 Yang et al., "FIFO queues are all you need for cache eviction" (SOSP 2023, algorithm 1), with the parameters of the
-paper; while it fills for the first time, objects beyond the small queue's share go to the main queue, as in libCacheSim.
+paper. While it fills for the first time, objects beyond the small queue's share go to the main queue: libCacheSim does
+so, whose hits these are, one for one.
 """
 
 from collections import OrderedDict

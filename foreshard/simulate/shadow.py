@@ -110,9 +110,10 @@ class Shadow:
         wrong = [p for p in policies if not 0 <= p.pin_fraction <= 1 or (p.rest is None) != (p.pin_fraction == 1)]
         wrong += [p for p in policies if p.rest is not None and p.rest not in REACTIVE]
         if wrong or not names or len(set(names)) != len(names):
+            example = f" ({wrong[0]})" if wrong else ""
             raise ConfigError(
-                f"policies {names} are not usable{f' ({wrong[0]})' if wrong else ''}: give distinct ones that leave the "
-                f"share of the cache that is not pinned to one of {', '.join(REACTIVE)}"
+                f"policies {names} are not usable{example}: give distinct ones that leave the share of the cache that is "
+                f"not pinned to one of {', '.join(REACTIVE)}"
             )
         self._trace, self._policies = trace, tuple(policies)
         self._caches = {policy.name: _open(policy, trace.nbytes, capacity) for policy in policies}
@@ -131,9 +132,7 @@ class Shadow:
         sizes, objects = self._trace.nbytes, self._trace.window(window)
         ranked = None if expected is None else rank_by_worth(expected, sizes)
         requested = sizes[objects]
-        return {
-            name: _serve(cache, sizes, objects, requested, ranked) for name, cache in self._caches.items()
-        }
+        return {name: _serve(cache, sizes, objects, requested, ranked) for name, cache in self._caches.items()}
 
     def holds(self, name: str) -> NDArray[np.bool_]:
         """Return which objects a policy's cache holds now, bool (C,)."""
