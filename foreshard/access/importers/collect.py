@@ -10,11 +10,10 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from foreshard.access.importers.report import Quarantine, summary
-from foreshard.access.importers.values import Column
+from foreshard.access.importers.values import Column, pc
 from foreshard.access.trace import Trace, equal_starts
 from foreshard.errors import LogError
 
@@ -48,7 +47,7 @@ class Names:
     """Gives every distinct name a number, in order of first appearance."""
 
     def __init__(self) -> None:
-        self._known: Column | None = None
+        self._known: Column = None
 
     def encode(self, values: Column) -> NDArray[np.int32]:
         """Return the number of every value, shape (k,), and take new names in.

@@ -2,18 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from foreshard.access.importers.collect import Collector
 from foreshard.access.importers.options import ObjectType, Options
 from foreshard.access.importers.report import Quarantine
 from foreshard.access.importers.times import OUT_OF_ORDER, Clock
-from foreshard.access.importers.values import Column, Parsed, integers, texts
+from foreshard.access.importers.values import Column, Parsed, integers, pc, texts
 from foreshard.errors import LogError
 
 Role = Literal["object", "time", "epoch", "size"]
@@ -142,4 +141,4 @@ class RowChecker:
 def _taken(parsed: Parsed | None, good: NDArray[np.int64]) -> Any:  # noqa: ANN401 -- the caller knows the type
     if parsed is None:
         return None
-    return cast("Any", parsed.values.to_numpy(zero_copy_only=False))[good].astype(np.int64)
+    return parsed.values.to_numpy(zero_copy_only=False)[good].astype(np.int64)

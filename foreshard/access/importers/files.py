@@ -1,17 +1,15 @@
 """Opens log files, compressed or not, and cuts them into blocks of whole lines without ever holding an endless line."""
 
-import gzip
-import zlib
-from collections.abc import Callable, Iterator
+import tarfile
+from collections.abc import Iterator
 from contextlib import ExitStack
-from io import IOBase
 from pathlib import Path
-from typing import IO, Final, cast
+from typing import IO, Final
 
 import numpy as np
-import pyarrow as pa
 
 from foreshard.access.importers.report import Quarantine
+from foreshard.access.importers.unpack import Readable, unpack
 from foreshard.errors import LogError
 
 BLOCK_BYTES: Final = 4 << 20
@@ -23,15 +21,14 @@ LINE_BYTES: Final = 1 << 20
 TOO_LONG: Final = f"line longer than {LINE_BYTES} bytes"
 CUT_SHORT: Final = "compressed data cut short or damaged; what follows is lost"
 
-_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
-
-def open_log(path: Path, stack: ExitStack) -> IO[bytes]:
-    """Open a file for reading, decompressing gzip and zstd by their first bytes.
+def open_log(path: Path, stack: ExitStack, quarantine: Quarantine) -> Readable:
+    """Open a file for reading, decompressing gzip and zstd.
 
     Args:
         path: the file.
         stack: closes it.
+        quarantine: is told of damaged compression.
 
     Raises:
         LogError: it is missing or may not be read.
@@ -40,43 +37,40 @@ def open_log(path: Path, stack: ExitStack) -> IO[bytes]:
         raw = stack.enter_context(path.open("rb"))
     except OSError as error:
         raise LogError(f"log {str(path)!r} cannot be read ({error.strerror}); give an existing log file") from error
-    return decompress(raw, stack)
+    return unpack_log(raw, path.name, quarantine)
 
 
-def decompress(raw: IO[bytes], stack: ExitStack) -> IO[bytes]:
-    """Return a stream's content, decompressed if it is gzip or zstd."""
-    start = raw.read(4)
-    raw.seek(0)
-    if start.startswith(_GZIP):
-        return cast("IO[bytes]", stack.enter_context(gzip.open(raw)))
-    if start == _ZSTD:
-        return cast("IO[bytes]", stack.enter_context(pa.CompressedInputStream(cast("IOBase", raw), "zstd")))
-    return raw
+def unpack_log(raw: IO[bytes], name: str, quarantine: Quarantine) -> Readable:
+    """Return a stream's content, decompressed if it is gzip or zstd; damage is reported."""
+    return unpack(raw, lambda at, what: quarantine.drop(CUT_SHORT, name, f"byte {at} of the content", what))
 
 
-def read_blocks(read: Callable[[int], bytes], quarantine: Quarantine, file: str) -> Iterator[bytes]:
-    """Yield a stream's blocks; damaged compression ends it and is reported."""
-    at = 0
+def read_blocks(stream: Readable, quarantine: Quarantine, file: str) -> Iterator[bytes]:
+    """Yield a stream's content in blocks of about `BLOCK_BYTES`; a stream that fails ends there and is reported."""
+    at, pieces, length = 0, [], 0
     while True:
         try:
-            block = read(BLOCK_BYTES)
-        except (EOFError, zlib.error, pa.ArrowException, OSError) as error:
+            piece = stream.read(BLOCK_BYTES)
+        except (tarfile.TarError, OSError) as error:
             quarantine.drop(CUT_SHORT, file, f"byte {at} of the content", str(error))
+            piece = b""
+        pieces.append(piece)
+        at, length = at + len(piece), length + len(piece)
+        if length >= BLOCK_BYTES or (not piece and length):
+            yield b"".join(pieces)
+            pieces, length = [], 0
+        if not piece:
             return
-        if not block:
-            return
-        at += len(block)
-        yield block
 
 
-def line_blocks(stream: IO[bytes], quarantine: Quarantine, file: str) -> Iterator[tuple[int, bytes]]:
+def line_blocks(stream: Readable, quarantine: Quarantine, file: str) -> Iterator[tuple[int, bytes]]:
     """Yield (number of the first line, from 1; whole lines, each with its newline).
 
     A line longer than `LINE_BYTES` is reported and left out; no more than that of it is ever held. Its place is taken
     by an empty line, so that the numbers of the lines behind it are right.
     """
     line, carry, skipping = 1, b"", False
-    for read in read_blocks(stream.read, quarantine, file):
+    for read in read_blocks(stream, quarantine, file):
         block = read
         if skipping:
             end = block.find(b"\n")

@@ -37,7 +37,7 @@ def import_parquet(files: Sequence[Path], options: Options, collector: Collector
 
 def _read(file: pq.ParquetFile, name: str, options: Options, checker: RowChecker, quarantine: Quarantine) -> None:
     names = file.schema_arrow.names
-    wanted = {role: names[place] for role, place in choose_columns(names, options, name).items()}
+    wanted: dict[Role, str] = {role: names[place] for role, place in choose_columns(names, options, name).items()}
     row = 0
     for group in range(file.num_row_groups):
         end = row + file.metadata.row_group(group).num_rows

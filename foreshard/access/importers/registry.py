@@ -8,7 +8,11 @@ from typing import Any, Final
 
 from foreshard.access.importers.collect import Collector
 from foreshard.access.importers.csv_rows import import_csv
+from foreshard.access.importers.dftracer import ENDINGS as DFTRACER_ENDINGS
+from foreshard.access.importers.dftracer import import_dftracer
+from foreshard.access.importers.lis import import_lis
 from foreshard.access.importers.options import COLUMN_OPTIONS, Options
+from foreshard.access.importers.oracle import import_oracle
 from foreshard.access.importers.parquet_rows import import_parquet
 from foreshard.access.importers.report import Quarantine, Report, open_quarantine
 from foreshard.access.trace import Trace
@@ -38,8 +42,11 @@ class _Format:
 
 
 FORMATS: Final[dict[str, _Format]] = {
+    "dftracer": _Format(import_dftracer, DFTRACER_ENDINGS, frozenset({"requests"})),
     "csv": _Format(import_csv, (".csv", ".tsv", ".txt"), COLUMN_OPTIONS | {"object_type"}),
     "parquet": _Format(import_parquet, (".parquet", ".pq"), COLUMN_OPTIONS),
+    "oraclegeneral": _Format(import_oracle, (".oraclegeneral", ".oraclegeneral.bin"), frozenset()),
+    "lis": _Format(import_lis, (".lis",), frozenset({"extent"})),
 }
 """The formats by name: their importers, and the endings of file names they are recognised by."""
 
@@ -76,7 +83,7 @@ def import_trace(
     place = Path(path)
     if phases < 1 or (windows is not None and windows < 1):
         raise ConfigError(f"{windows} windows, {phases} phases cannot be; give at least 1")
-    name = _recognise(place) if format is None else format
+    name = _recognise(place) if format is None else format.lower()
     if name not in FORMATS:
         raise ConfigError(f"unknown log format {name!r}; choose one of {', '.join(FORMATS)}")
     chosen = _options(name, options)

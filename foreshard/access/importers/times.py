@@ -6,10 +6,9 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from foreshard.access.importers.values import Column, Parsed, matches, plain
+from foreshard.access.importers.values import Column, Parsed, matches, pc, plain
 from foreshard.errors import LogError
 
 OUT_OF_ORDER: Final = "time before the request in front of it"
@@ -28,8 +27,8 @@ _NUMBER: Final = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$"
 class Clock:
     """Parses a log's times, batch by batch.
 
-    Integers stay as they are; numbers with a fraction become integers of a smaller unit; dates become microseconds since
-    1970. Numbers are taken for a date in s, ms, us or ns since 1970 if the median of the first batch is one since 2000;
+    Integers stay as they are; numbers with a fraction become integers of a smaller unit; dates become microseconds
+    since 1970. Numbers are taken for a date in s, ms, us or ns since 1970 if the median of the first batch is one since 2000;
     otherwise time counts from some other origin, and no time can be in the future.
     """
 

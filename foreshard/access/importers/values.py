@@ -5,13 +5,16 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 from numpy.typing import NDArray
 
 from foreshard.errors import LogError
 
 Column: TypeAlias = Any
 """An Arrow array; pyarrow's stubs do not know what may be done with one."""
+
+pc: Any = pyarrow.compute
+"""Arrow's functions, whose stubs refuse most of what they take."""
 
 Fault: TypeAlias = tuple[str, NDArray[np.bool_]]
 

@@ -1,0 +1,73 @@
+"""Imports DFTracer logs (.pfw): a line of JSON an event, a file a process, merged by time.
+
+A request is a sample that the training loop read, named by the file that it was read from; in a log without samples it
+is a read of a file. Epochs come from the events that span them. Source: DFTracer's documentation, "DFTracer Format"
+(letters as phases and brackets around the lines before version 2, numbers and no brackets since); DLIO's event names.
+"""
+
+import io
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Final, cast
+
+from foreshard.access.importers.collect import Collector
+from foreshard.access.importers.dftracer_events import Events
+from foreshard.access.importers.dftracer_join import requests_of
+from foreshard.access.importers.files import CUT_SHORT, line_blocks, open_log, unpack_log
+from foreshard.access.importers.options import Options
+from foreshard.access.importers.report import Quarantine
+from foreshard.access.importers.unpack import Readable
+
+ENDINGS: Final = (".pfw", ".tar", ".tgz")
+_MEMBERS: Final = (".pfw", ".pfw.gz", ".pfw.zst")
+
+
+def import_dftracer(files: Sequence[Path], options: Options, collector: Collector, quarantine: Quarantine) -> None:
+    """Read the files of one run, or a tar archive of them.
+
+    Raises:
+        LogError: a file cannot be read, or samples are asked for and there are none.
+    """
+    with ExitStack() as stack:
+        events = Events(stack, quarantine)
+        for path in files:
+            if _is_archive(path):
+                _read_archive(path, events, quarantine)
+            else:
+                with ExitStack() as opened:
+                    _read_file(open_log(path, opened, quarantine), path.name, events, quarantine)
+        events.close()
+        requests_of(events, options.requests, collector, quarantine)
+
+
+def _is_archive(path: Path) -> bool:
+    return path.name.lower().endswith((".tar", ".tar.gz", ".tgz", ".tar.zst"))
+
+
+def _read_archive(path: Path, events: Events, quarantine: Quarantine) -> None:
+    """Read an archive from its start to its end, once; nothing is unpacked on disk."""
+    with ExitStack() as stack:
+        stream = open_log(path, stack, quarantine)
+        member = path.name
+        try:
+            archive = stack.enter_context(tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|"))
+            for entry in archive:
+                member = f"{path.name}/{entry.name}"
+                content = archive.extractfile(entry) if entry.name.endswith(_MEMBERS) else None
+                if content is not None:
+                    _read_file(unpack_log(content, member, quarantine), member, events, quarantine)
+        except (tarfile.TarError, EOFError, OSError) as error:
+            quarantine.drop(CUT_SHORT, member, "the archive's rest", str(error))
+
+
+def _read_file(stream: Readable, name: str, events: Events, quarantine: Quarantine) -> None:
+    events.begin(name)
+    for first, block in line_blocks(stream, quarantine, name):
+        for line, raw in enumerate(_lines(block), first):
+            events.add(line, raw)
+
+
+def _lines(block: bytes) -> Iterator[bytes]:
+    yield from io.BytesIO(block)

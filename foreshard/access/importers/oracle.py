@@ -1,0 +1,61 @@
+"""Imports libCacheSim's oracleGeneral: records of 24 bytes, little-endian, without a header.
+
+A record is time (u32, seconds), object id (u64), size (u32, bytes) and the number of the object's next request (i64;
+-1 if there is none, -2 if it is not known). Source: libCacheSim, traceReader/customizedReader/oracle.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from foreshard.access.importers.collect import Collector
+from foreshard.access.importers.files import open_log, read_blocks
+from foreshard.access.importers.options import Options
+from foreshard.access.importers.report import Quarantine
+from foreshard.access.importers.times import OUT_OF_ORDER, Clock
+
+RECORD: Final = np.dtype([("time", "<u4"), ("id", "<u8"), ("size", "<u4"), ("next", "<i8")])
+TRUNCATED: Final = "record cut short"
+NO_NEXT: Final = "next request below -2"
+
+
+def import_oracle(files: Sequence[Path], options: Options, collector: Collector, quarantine: Quarantine) -> None:
+    """Read oracleGeneral files, in order.
+
+    Raises:
+        LogError: a file cannot be read.
+    """
+    del options  # there are none
+    clock = Clock()
+    for path in files:
+        with ExitStack() as stack:
+            carry, first = b"", 0
+            for read in read_blocks(open_log(path, stack, quarantine), quarantine, path.name):
+                whole = carry + read
+                end = len(whole) - len(whole) % RECORD.itemsize
+                records = np.frombuffer(whole[:end], RECORD)
+                _add(records, first, path.name, clock, collector, quarantine)
+                first, carry = first + len(records), whole[end:]
+            if carry:
+                quarantine.drop(TRUNCATED, path.name, f"byte {first * RECORD.itemsize}", carry.hex(" "))
+
+
+def _add(
+    records: np.ndarray, first: int, file: str, clock: Clock, collector: Collector, quarantine: Quarantine
+) -> None:
+    times = np.asarray(records["time"], np.int64)
+    bad = np.zeros(len(records), bool)
+    for reason, mask in (*clock.check(times).faults, (NO_NEXT, np.asarray(records["next"] < -2, bool))):
+        for row in np.flatnonzero(mask & ~bad).tolist():
+            quarantine.drop(reason, file, f"record {first + row}", records[row].item())
+        bad |= mask
+    good = np.flatnonzero(~bad)
+    sizes = np.asarray(records["size"], np.int64)
+    late = collector.add(pa.array(records["id"][good]), times[good], None, sizes[good])
+    if len(late):
+        row = int(good[late[0]])
+        quarantine.note(OUT_OF_ORDER, file, f"record {first + row}", records[row].item(), count=len(late))
