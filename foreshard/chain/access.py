@@ -84,17 +84,20 @@ def forecast_stage(context: Context, generation: str) -> StageResult:
     history, chunks = _parent_history(context, inputs, samples, train)
     result = _forecast(context, history)
     table = _rename_chunks(result.table, chunks)
-    summary = result.backtest.summary() if result.backtest is not None else []
+    tested = result.backtest
+    summary = tested.summary() if tested is not None else []
     figures = {
         "model": result.chosen,
         "error": float(result.error),
+        "regret": tested.regret if tested is not None else None,
+        "calibration_error": tested.ece if tested is not None else None,
         "steps": int(markers[-1]["steps"]),
         "draws": float(heat.sum()),
     }
     version = digest_of(
         work.put_table("forecast", table),
         work.put_table("heat", pa.table({"heat": pa.array(heat)})),
-        work.put_json("forecast", figures),
+        work.put_json("forecast", {**figures, "backtest": summary}),
     )
     return StageResult(
         data_version=version,

@@ -1,59 +1,54 @@
 """Rolling-origin backtest: every forecaster predicts windows that are known by now, from what was known before them.
 
 What counts is the hit mass: the share of draws that falls on the chunks ranked highest, as many as fit into the cache.
-The ensemble is the default; another model replaces it only on a clear margin, as choosing between close models by
-three origins is noise (research/forecast.md §2c).
+`selection` says when a model takes the default's place, `trials` which chunks count. Windows have to be of equal
+numbers of steps, as an epoch's phases are; where volumes jump, scores of different origins are of different things.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final, cast
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+import pyarrow.compute as pc
 
 from foreshard.access.history import History
 from foreshard.errors import ConfigError
-from foreshard.forecast.base import Forecast
-from foreshard.forecast.calibration import Platt, brier, choose_platt, log_loss
+from foreshard.forecast.calibration import Platt, choose_platt, tried_platt
+from foreshard.forecast.metrics import calibration_error, relative_error
 from foreshard.forecast.registry import make_forecasters
+from foreshard.forecast.selection import choose_model, regret
+from foreshard.forecast.trials import (
+    LAST,
+    LAST_PLATT,
+    HeldOut,
+    Outcome,
+    Scores,
+    Trial,
+    outcome_at,
+    try_forecast,
+    try_last,
+    try_last_platt,
+)
+
+METRICS: Final = ("hit_mass", "ndcg", "precision", "brier", "brier_skill_vs_last", "ece", "log_loss")
+"""Fields of `Scores`."""
 
 BACKTEST_SCHEMA: Final = pa.schema(
-    [
-        ("model", pa.string()),
-        ("origin", pa.int32()),
-        ("hit_mass", pa.float64()),
-        ("brier", pa.float64()),
-        ("log_loss", pa.float64()),
-    ]
+    [("model", pa.string()), ("origin", pa.int32()), *((metric, pa.float64()) for metric in METRICS)]
 )
-"""One row per (model, origin) that was scored; `origin` is the number of windows known then."""
+"""One row per (model or baseline, origin) that was scored; `origin` is the number of windows known then."""
 
 MIN_WINDOWS: Final = 3
 """Fewer windows leave nothing to hold out."""
 
-_PREFERENCE: Final = ("ensemble", "ewma")
-_CLEAR_GAIN: Final = 0.005
+ORIGINS: Final = 4
+SCORED: Final = 3
+"""Models are compared on the newest three of four origins; the oldest is there to calibrate by."""
+
+BASELINES: Final = (LAST, LAST_PLATT)
+
 _USUAL_PAST: Final = 8
-"""Origins are laid so that every one leaves this many windows of past, if the history has them."""
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """The chosen model's forecast from the newest origin, and what happened.
-
-    Attributes:
-        expected: shape (C,), draws in all held-out windows.
-        actual: shape (C,), the same as it came.
-        probability: shape (H, C), calibrated.
-        accessed: shape (H, C), whether there was a draw.
-    """
-
-    expected: NDArray[np.float64]
-    actual: NDArray[np.float64]
-    probability: NDArray[np.float64]
-    accessed: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -61,63 +56,69 @@ class Backtest:
     """Scores, and what follows from them.
 
     Attributes:
-        scores: rows of `BACKTEST_SCHEMA`.
+        scores: rows of `BACKTEST_SCHEMA`, those of the baselines last; before calibration, except `last_platt`.
         chosen: the model to use.
-        abstained: why a model gave no forecast from some origin or any; such a model is not chosen.
+        abstained: why a model gave no forecast from some scored origin or any; such a model is not chosen.
         calibration: curve for the chosen model's probabilities, if it helps.
+        regret: by how much the best model's mean hit mass exceeds the chosen one's.
         error: of the chosen model's expected counts from the newest origin, see `relative_error`.
-        held_out: what the plots show.
+        ece: calibration error of the chosen model's probabilities as held out.
+        held_out: the chosen model's forecast from the newest origin, which the plots show; its probabilities are
+            calibrated by a curve that has not seen these windows, if the curve is kept.
     """
 
     scores: pa.Table
     chosen: str
     abstained: Mapping[str, str]
     calibration: Platt | None
+    regret: float
     error: float
+    ece: float
     held_out: HeldOut
 
     def summary(self) -> list[dict[str, str | int | float | None]]:
-        """Return one row per model, the best hit mass first: means over its origins, and whether it was chosen."""
+        """Return one row per model and baseline, the best hit mass first: means over its origins, and its status.
+
+        A status is `chosen`, `scored`, `abstained` (with a reason) or `baseline`.
+        """
         names = [str(name) for name in self.scores.column("model").to_pylist()]
         rows: list[dict[str, str | int | float | None]] = []
         for model in dict.fromkeys([*names, *self.abstained]):
             mine = self.scores.filter(pa.array([name == model for name in names], pa.bool_()))
             row: dict[str, str | int | float | None] = {"model": model, "origins": mine.num_rows}
-            for metric in ("hit_mass", "brier", "log_loss"):
-                row[metric] = float(np.mean(mine.column(metric).to_numpy())) if mine.num_rows else None
-            row["status"] = "chosen" if model == self.chosen else "abstained" if model in self.abstained else "scored"
+            row |= {metric: _mean(mine.column(metric)) for metric in METRICS}
+            row["status"] = self._status(model)
             row["reason"] = self.abstained.get(model, "")
             rows.append(row)
         return sorted(rows, key=lambda row: -float(row["hit_mass"] if row["hit_mass"] is not None else -1.0))
 
-
-@dataclass(frozen=True)
-class _Trial:
-    """What is kept of one model's forecast from one origin; probabilities in float32, as there are many."""
-
-    hit_mass: float
-    brier: float
-    log_loss: float
-    expected: NDArray[np.float64]
-    probability: NDArray[np.float32]
+    def _status(self, model: str) -> str:
+        if model in BASELINES:
+            return "baseline"
+        return "chosen" if model == self.chosen else "abstained" if model in self.abstained else "scored"
 
 
-def backtest(history: History, names: Sequence[str], *, cache_fraction: float, origins: int = 3) -> Backtest:
+def backtest(
+    history: History, names: Sequence[str], *, cache_fraction: float, origins: int = ORIGINS, scored: int = SCORED
+) -> Backtest:
     """Score forecasters on the newest windows of a history and choose one.
 
     Args:
         history: at least `MIN_WINDOWS` windows.
         names: forecasters, see `FORECASTERS`.
         cache_fraction: share of the chunks that fit into the cache, in (0, 1].
-        origins: forecasts per model, each of up to an epoch; fewer where the history is short.
+        origins: forecasts of the chosen model, each of up to an epoch; fewer where the history is short.
+        scored: on how many of them, the newest, all models are compared; on all if there are fewer.
 
     Raises:
         ConfigError: an unknown forecaster, a fraction or number of origins that cannot be, too short a history, or
             one from which every forecaster abstains.
     """
     make_forecasters(names)
-    if not 0 < cache_fraction <= 1 or origins < 1:
-        raise ConfigError(f"cache fraction {cache_fraction} must be in (0, 1] and origins {origins} at least 1")
+    if not 0 < cache_fraction <= 1 or min(origins, scored) < 1:
+        raise ConfigError(
+            f"cache fraction {cache_fraction} must be in (0, 1], origins {origins} and scored {scored} at least 1"
+        )
     if history.windows < MIN_WINDOWS or not history.chunks:
         raise ConfigError(
             f"a backtest needs {MIN_WINDOWS} windows and a chunk; the history has {history.windows} windows of "
@@ -125,101 +126,107 @@ def backtest(history: History, names: Sequence[str], *, cache_fraction: float, o
         )
     horizon = max(1, min(history.phases_per_epoch, history.windows // 2))
     points = origin_windows(history.windows, horizon, origins)
-    trials: dict[str, list[_Trial]] = {name: [] for name in names}
-    abstained: dict[str, str] = {}
-    for origin in points:
-        past, future = history.until(origin), history.counts[origin : origin + horizon]
-        for name, forecaster in make_forecasters(names).items():
-            if past.windows < forecaster.min_windows:
-                needs = f"needs {forecaster.min_windows} windows, had {past.windows} at an origin"
-                abstained.setdefault(name, needs)
-                continue
-            trials[name].append(_score(forecaster.fit(past).predict(horizon), future, cache_fraction))
-    chosen = _choose({name: found for name, found in trials.items() if name not in abstained}, abstained)
-    outcomes = [history.counts[origin : origin + horizon] > 0 for origin in points]
-    unseen = points[-1] - points[-2] if len(points) > 1 else horizon
-    calibration = choose_platt([trial.probability for trial in trials[chosen]], outcomes, min(unseen, horizon))
-    newest = trials[chosen][-1]
-    probability = calibration.apply(newest.probability) if calibration else newest.probability.astype(np.float64)
-    actual = history.counts[points[-1] : points[-1] + horizon].sum(0)
-    held_out = HeldOut(newest.expected, actual, probability, outcomes[-1])
-    error = relative_error(newest.expected, actual)
-    return Backtest(_table(trials, points, abstained), chosen, abstained, calibration, error, held_out)
+    outcomes = [outcome_at(history, origin, horizon) for origin in points]
+    found = _compare(history, names, outcomes[-scored:], cache_fraction)
+    if not found.scores:
+        reasons = "; ".join(f"{name} {why}" for name, why in found.abstained.items())
+        raise ConfigError(f"every forecaster abstained ({reasons}); add 'ewma', or log more epochs")
+    chosen = choose_model(found.scores)
+    older = _compare(history, [chosen], outcomes[:-scored], cache_fraction).trials[chosen]
+    tried = [*older, *found.trials[chosen]]
+    unseen = min(points[-1] - points[-2], horizon) if len(points) > 1 else horizon
+    calibration, held = _calibrate(tried, found.held_out[chosen], unseen)
+    return Backtest(
+        _table({**found.trials, **_baselines(outcomes, scored, cache_fraction)}),
+        chosen,
+        found.abstained,
+        calibration,
+        regret(found.scores, chosen),
+        relative_error(held.expected, held.actual),
+        calibration_error(held.probability, held.accessed),
+        held,
+    )
 
 
 def origin_windows(windows: int, horizon: int, origins: int) -> list[int]:
-    """Return how many windows are known at each origin, ascending.
+    """Return how many windows are known at each origin, ascending; fewer than asked for where the history is short.
 
-    The newest origin is followed by exactly `horizon` windows. The others lie up to a horizon apart, closer together
-    where the oldest would otherwise be left with fewer than eight windows.
+    The newest origin is followed by exactly `horizon` windows. The others lie a horizon apart, so that none is scored
+    on another's windows and all stand at the phase that the next forecast is made at, while they leave two horizons of
+    past. Where that gives fewer than three, three lie closer together, and leave eight windows if there are as many.
     """
     newest = windows - horizon
-    count = min(origins, newest)
+    apart = 1 + (newest - 2 * horizon) // horizon
+    count = min(origins, newest, max(SCORED, apart))
     if count == 1:
         return [newest]
-    oldest = min(_USUAL_PAST, newest - (count - 1))
+    oldest = newest - (count - 1) * horizon if count <= apart else min(_USUAL_PAST, newest - (count - 1))
     stride = max(1, min(horizon, (newest - oldest) // (count - 1)))
     return [newest - stride * back for back in reversed(range(count))]
 
 
-def hit_mass(expected: NDArray[np.float64], actual: NDArray[np.float64], cache_fraction: float) -> float:
-    """Return the share of draws on the chunks expected to be hottest, as many as fit; 1 if nothing was drawn.
+@dataclass(frozen=True)
+class _Compared:
+    """Forecasts of several models from the same origins.
 
-    Args:
-        expected: shape (C,).
-        actual: shape (C,).
-        cache_fraction: share of the C chunks that fit, rounded up to whole chunks.
+    Attributes:
+        trials: by model, of the origins that it did not abstain from, ascending.
+        held_out: by model, its forecast from the newest of them.
+        abstained: by model, why it gave no forecast from some origin.
     """
-    total = float(actual.sum())
-    if not total:
-        return 1.0
-    # Rounded before it is rounded up: 0.1 * 30 is a little more than 3.
-    fits = int(np.ceil(round(cache_fraction * len(expected), 9)))
-    return float(actual[np.argsort(-expected, kind="stable")[:fits]].sum()) / total
+
+    trials: dict[str, list[Trial]]
+    held_out: dict[str, HeldOut]
+    abstained: dict[str, str]
+
+    @property
+    def scores(self) -> dict[str, list[Scores]]:
+        """By model, of those that did not abstain."""
+        tested = {name: trials for name, trials in self.trials.items() if name not in self.abstained}
+        return {name: [trial.scores for trial in trials] for name, trials in tested.items()}
 
 
-def relative_error(expected: NDArray[np.float64], actual: NDArray[np.float64]) -> float:
-    """Return sum |expected - actual| / sum max(expected, actual) over chunks: 0 if all agree, 1 if none overlap.
-
-    Counting noise is part of it: a perfect forecast of few draws has an error too.
-    """
-    larger = float(np.maximum(expected, actual).sum())
-    return float(np.abs(expected - actual).sum()) / larger if larger else 0.0
-
-
-def _score(forecast: Forecast, future: NDArray[np.float64], cache_fraction: float) -> _Trial:
-    expected, accessed = forecast.expected.sum(0), future > 0
-    return _Trial(
-        hit_mass(expected, future.sum(0), cache_fraction),
-        brier(forecast.probability, accessed),
-        log_loss(forecast.probability, accessed),
-        expected,
-        forecast.probability.astype(np.float32),
-    )
+def _compare(history: History, names: Sequence[str], outcomes: Sequence[Outcome], cache_fraction: float) -> _Compared:
+    found = _Compared({name: [] for name in names}, {}, {})
+    for outcome in outcomes:
+        past, horizon = history.until(outcome.origin), len(outcome.accessed)
+        for name, forecaster in make_forecasters(names).items():
+            if past.windows < forecaster.min_windows:
+                needs = f"needs {forecaster.min_windows} windows, had {past.windows} at an origin"
+                found.abstained.setdefault(name, needs)
+                continue
+            trial, held = try_forecast(forecaster.fit(past).predict(horizon), outcome, cache_fraction)
+            found.trials[name].append(trial)
+            found.held_out[name] = held
+    return found
 
 
-def _choose(trials: Mapping[str, Sequence[_Trial]], abstained: Mapping[str, str]) -> str:
-    """The default, unless another gains more than one standard error and half a percent of hit mass over it."""
-    if not trials:
-        reasons = "; ".join(f"{name} {why}" for name, why in abstained.items())
-        raise ConfigError(f"every forecaster abstained ({reasons}); add 'ewma', or log more epochs")
-    chosen = default = next((name for name in _PREFERENCE if name in trials), next(iter(trials)))
-    most = 0.0
-    for name, found in trials.items():
-        gains = np.array([a.hit_mass - b.hit_mass for a, b in zip(found, trials[default], strict=True)])
-        noise = float(gains.std(ddof=1)) / np.sqrt(len(gains)) if len(gains) > 1 else 0.0
-        mean = float(gains.mean())
-        if mean > max(noise, _CLEAR_GAIN, most):
-            chosen, most = name, mean
-    return chosen
+def _calibrate(tried: Sequence[Trial], held: HeldOut, unseen: int) -> tuple[Platt | None, HeldOut]:
+    """Return the curve to use, if any, and the held-out forecast calibrated by one that has not seen its windows."""
+    said, came = [trial.probability for trial in tried], [trial.accessed for trial in tried]
+    honest = tried_platt(said, came, unseen)
+    if honest is None:
+        return None, held
+    return choose_platt(said, came, unseen), replace(held, probability=honest.apply(held.probability))
 
 
-def _table(trials: Mapping[str, Sequence[_Trial]], points: Sequence[int], abstained: Mapping[str, str]) -> pa.Table:
-    """A model abstains from the oldest origins, so what it scored are the newest ones."""
+def _baselines(outcomes: Sequence[Outcome], scored: int, cache_fraction: float) -> dict[str, list[Trial]]:
+    """Score what every log allows to say, at the origins where models are compared."""
+    first = max(0, len(outcomes) - scored)
+    last = [try_last(outcome, cache_fraction) for outcome in outcomes[first:]]
+    platt = [try_last_platt(outcomes[i], outcomes[:i], cache_fraction) for i in range(first, len(outcomes))]
+    return {LAST: last, LAST_PLATT: [trial for trial in platt if trial is not None]}
+
+
+def _table(trials: Mapping[str, Sequence[Trial]]) -> pa.Table:
     rows = [
-        {"model": name, "origin": origin, "hit_mass": t.hit_mass, "brier": t.brier, "log_loss": t.log_loss}
+        {"model": name, "origin": trial.origin, **asdict(trial.scores)}
         for name, found in trials.items()
-        for origin, t in zip(points[len(points) - len(found) :], found, strict=True)
+        for trial in found
     ]
-    assert abstained or len(rows) == len(trials) * len(points)
     return pa.Table.from_pylist(rows, BACKTEST_SCHEMA)
+
+
+def _mean(column: "pa.ChunkedArray[Any]") -> float | None:
+    """Return the mean of the values that are there."""
+    return cast("float | None", pc.mean(column).as_py())

@@ -11,15 +11,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-_CLIP: Final = 1e-6
-"""Probabilities are kept this far from 0 and 1, so that one surprise costs 14 nats and not infinitely many."""
+from foreshard.forecast.metrics import CLIP, Probabilities, log_loss
+
+POOL: Final = 3
+"""Origins that a curve is fitted on: fewer are noise, older ones are of another time (research/forecast.md §4)."""
 
 _MAX_POINTS: Final = 200_000
 _ROUNDS: Final = 50
 _MARGIN: Final = 1e-3
 """Relative gain in log-loss below which the plain probability is kept."""
-
-Probabilities = NDArray[np.float64 | np.float32]
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,6 @@ class Platt:
     def apply(self, probability: Probabilities) -> NDArray[np.float64]:
         """Return calibrated probabilities of the same shape."""
         return _sigmoid(self.slope * _log_odds(probability) + self.intercept)
-
-
-def log_loss(probability: Probabilities, accessed: NDArray[np.bool_]) -> float:
-    """Return the mean negative log-likelihood, in nats, of what happened."""
-    clipped = np.clip(np.asarray(probability, np.float64), _CLIP, 1 - _CLIP)
-    return float(-np.mean(np.log(np.where(accessed, clipped, 1 - clipped))))
-
-
-def brier(probability: Probabilities, accessed: NDArray[np.bool_]) -> float:
-    """Return the mean squared difference between probabilities and what happened."""
-    return float(np.mean((np.asarray(probability, np.float64) - accessed) ** 2))
 
 
 def fit_platt(probability: Probabilities, accessed: NDArray[np.bool_]) -> Platt | None:
@@ -77,7 +66,7 @@ def fit_platt(probability: Probabilities, accessed: NDArray[np.bool_]) -> Platt 
         curvature = (features * (p * (1 - p))) @ features.T / len(x) + 1e-9 * np.eye(2)
         step = np.linalg.solve(curvature, slope)
         # Halve the step until it helps: full Newton steps may overshoot on a flat sigmoid.
-        while (better := _cross_entropy((weights - step) @ features, target)) > loss and np.abs(step).max() > _CLIP:
+        while (better := _cross_entropy((weights - step) @ features, target)) > loss and np.abs(step).max() > CLIP:
             step /= 2
         if loss - better < 1e-12:  # noqa: PLR2004 -- rounding, not a tunable
             break
@@ -88,27 +77,46 @@ def fit_platt(probability: Probabilities, accessed: NDArray[np.bool_]) -> Platt 
 def choose_platt(
     probabilities: Sequence[Probabilities], outcomes: Sequence[NDArray[np.bool_]], unseen: int
 ) -> Platt | None:
-    """Return the curve fitted on all origins, if one fitted without the newest lowers the log-loss there.
+    """Return the curve fitted on the newest three origins, if it is worth it: see `tried_platt`.
 
     Args:
-        probabilities: per origin, oldest first, shape (H, C).
+        probabilities: per origin, oldest first, shape (H, any); none was used to fit what made them.
         outcomes: per origin, of the same shape.
         unseen: how many of the newest origin's last windows no older origin was scored on.
 
     Returns:
         The curve, or None to keep the plain probability.
     """
+    if tried_platt(probabilities, outcomes, unseen) is None:
+        return None
+    return _pooled(probabilities[-POOL:], outcomes[-POOL:])
+
+
+def tried_platt(
+    probabilities: Sequence[Probabilities], outcomes: Sequence[NDArray[np.bool_]], unseen: int
+) -> Platt | None:
+    """Return the curve fitted on the three origins before the newest, if it lowers the log-loss there.
+
+    So it has not seen what it is judged by. Arguments are those of `choose_platt`; with fewer origins it is fitted on
+    what there is, and with one there is none.
+    """
     if len(probabilities) < 2:  # noqa: PLR2004 -- one to fit, one to judge
         return None
-    trial = fit_platt(np.concatenate(probabilities[:-1]), np.concatenate(outcomes[:-1]))
+    curve = _pooled(probabilities[-1 - POOL : -1], outcomes[-1 - POOL : -1])
     newest, happened = probabilities[-1][-unseen:], outcomes[-1][-unseen:]
-    if trial is None or log_loss(trial.apply(newest), happened) >= (1 - _MARGIN) * log_loss(newest, happened):
+    if curve is None or log_loss(curve.apply(newest), happened) >= (1 - _MARGIN) * log_loss(newest, happened):
         return None
-    return fit_platt(np.concatenate(probabilities), np.concatenate(outcomes))
+    return curve
+
+
+def _pooled(probabilities: Sequence[Probabilities], outcomes: Sequence[NDArray[np.bool_]]) -> Platt | None:
+    """Fit on several origins; how many chunks had been read by then differs between them."""
+    said = [np.ascontiguousarray(each).ravel() for each in probabilities]
+    return fit_platt(np.concatenate(said), np.concatenate([each.ravel() for each in outcomes]))
 
 
 def _log_odds(probability: Probabilities) -> NDArray[np.float64]:
-    clipped = np.clip(np.asarray(probability, np.float64), _CLIP, 1 - _CLIP)
+    clipped = np.clip(np.asarray(probability, np.float64), CLIP, 1 - CLIP)
     return np.log(clipped) - np.log1p(-clipped)
 
 

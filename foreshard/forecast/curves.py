@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from foreshard.access.history import History
 from foreshard.errors import ConfigError
+from foreshard.forecast.metrics import ECE_BINS, Probabilities, calibration_error
 from foreshard.forecast.registry import make_forecasters
 
 BASELINES: Final = ("last", "ewma")
@@ -16,7 +17,6 @@ BASELINES: Final = ("last", "ewma")
 
 ORACLE: Final = "oracle"
 
-_BINS: Final = 10
 _POINTS: Final = 200
 _FEW: Final = 200
 """Up to so many chunks, the curve has a point for every cache size."""
@@ -35,7 +35,7 @@ class Reliability:
         low: shape (B,), lower end of the 95 % interval of `came` by Wilson (JASA 22, 1927), for independent outcomes.
         high: shape (B,), upper end of it.
         size: shape (B,), how many forecasts there are.
-        ece: expected calibration error, mean of |said - came| weighted by size.
+        ece: expected calibration error, see `calibration_error`.
     """
 
     said: NDArray[np.float64]
@@ -46,7 +46,7 @@ class Reliability:
     ece: float
 
 
-def reliability(probability: NDArray[np.float64], accessed: NDArray[np.bool_]) -> Reliability:
+def reliability(probability: Probabilities, accessed: NDArray[np.bool_]) -> Reliability:
     """Return the calibration curve of forecasts, by tenths of probability.
 
     Args:
@@ -62,17 +62,18 @@ def reliability(probability: NDArray[np.float64], accessed: NDArray[np.bool_]) -
             "curve; pass one outcome for each of at least one forecast"
         )
     p, y = probability.ravel().astype(np.float64), accessed.ravel()
-    bins = np.minimum((p * _BINS).astype(np.int64), _BINS - 1)
-    size = np.bincount(bins, minlength=_BINS)
+    bins = np.minimum((p * ECE_BINS).astype(np.int64), ECE_BINS - 1)
+    size = np.bincount(bins, minlength=ECE_BINS)
     filled = size > 0
     n = size[filled]
-    said = np.bincount(bins, weights=p, minlength=_BINS)[filled] / n
-    came = np.bincount(bins, weights=y, minlength=_BINS)[filled] / n
+    said = np.bincount(bins, weights=p, minlength=ECE_BINS)[filled] / n
+    came = np.bincount(bins, weights=y, minlength=ECE_BINS)[filled] / n
     centre = (came + _Z95**2 / (2 * n)) / (1 + _Z95**2 / n)
     half = _Z95 * np.sqrt(came * (1 - came) / n + _Z95**2 / (4 * n**2)) / (1 + _Z95**2 / n)
-    ece = float((n * np.abs(said - came)).sum() / n.sum())
     # The interval holds the share itself, also where rounding at 0 or 1 would leave it outside.
-    return Reliability(said, came, np.minimum(centre - half, came), np.maximum(centre + half, came), n, ece)
+    return Reliability(
+        said, came, np.minimum(centre - half, came), np.maximum(centre + half, came), n, calibration_error(p, y)
+    )
 
 
 def cache_sizes(chunks: int) -> NDArray[np.int64]:

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreshard.access.history import History
-from foreshard.forecast.backtest import HeldOut, hit_mass
 from foreshard.forecast.curves import (
     ORACLE,
     baseline_forecasts,
@@ -21,7 +20,9 @@ from foreshard.forecast.curves import (
     over_time,
     reliability,
 )
+from foreshard.forecast.metrics import hit_mass
 from foreshard.forecast.ranking import ForecastResult
+from foreshard.forecast.trials import HeldOut
 
 SMALL_DPI: Final = 80
 """For Dagster's event log, which keeps inline pictures for ever."""

@@ -105,20 +105,19 @@ def backtest_section(result: ForecastResult, cache_fraction: float, *, uniform: 
         told = "The log has too few windows for a backtest: the moving average is used, untested. Log more epochs."
         return Section(title, [told])
     rows = tested.summary()
-    metrics = [(key, column) for key, column in _METRICS if key in rows[0]]
     grid = Grid(
         [
             Column("model", left=True),
             Column("origins", ",d"),
-            *(column for _, column in metrics),
+            *(column for _, column in _METRICS),
             Column("", left=True),
         ],
-        [[_word(row["model"]), row["origins"], *(row[key] for key, _ in metrics), _status(row)] for row in rows],
+        [[_word(row["model"]), row["origins"], *(row[key] for key, _ in _METRICS), _status(row)] for row in rows],
         frozenset(number for number, row in enumerate(rows) if row["status"] == "chosen"),
     )
     note = (
-        f"Hit mass: share of accesses on the {cache_fraction * 100:.3g} % of the objects ranked first; models are chosen "
-        "by it. NDCG and precision judge the same ranks; Brier, ECE and log-loss the probabilities, where "
+        f"Hit mass: share of accesses on the {cache_fraction * 100:.3g} % of the objects ranked first; models are "
+        "chosen by it. NDCG and precision judge the same ranks; Brier, ECE and log-loss the probabilities, where "
         "less is better."
     )
     sentences = [_NOTHING] if uniform else _verdict(result.chosen, tested)

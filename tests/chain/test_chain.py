@@ -13,7 +13,10 @@ from chain_world import (
     write_source,
 )
 
+from foreshard.chain.access import STAGE_FORECAST
 from foreshard.errors import ConfigError, ForeshardError, SourceError, StorageError
+from foreshard.forecast.backtest import BASELINES, METRICS
+from foreshard.forecast.registry import DEFAULT_NAMES
 from foreshard.splits import split_code
 
 
@@ -63,6 +66,18 @@ def test_reports_are_small_and_say_what_was_decided(trained):
         assert all(raw.startswith(b"\x89PNG") and len(raw) <= 30_000 for raw in result.plots.values())
     assert second["plan"].metadata["parent"] == first["plan"].metadata["digest"]
     assert len([name for name in second["scores"].metadata if name.startswith("score_")]) >= 6
+
+
+def test_a_forecast_is_stored_with_the_scores_of_all_candidates_and_baselines(trained):
+    path, _, _, second = trained
+    rows = second["forecast"].tables["backtest"]
+    assert {row["model"] for row in rows} == {*DEFAULT_NAMES, *BASELINES}
+    assert [row["model"] for row in rows if row["status"] == "chosen"] == [second["forecast"].metadata["model"]]
+    assert all(set(METRICS) <= row.keys() for row in rows)
+    assert second["forecast"].metadata["regret"] >= 0
+    assert open_chain(path)._context.work("demo.e000002").json("forecast", stage=STAGE_FORECAST)["backtest"] == list(
+        rows
+    )
 
 
 def test_running_every_stage_again_changes_no_byte(trained):

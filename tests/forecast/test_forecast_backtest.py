@@ -3,12 +3,12 @@ import pytest
 from forecast_world import history_of, popularity, shuffled, sweep
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from foreshard.errors import ConfigError
-from foreshard.forecast.backtest import BACKTEST_SCHEMA, backtest, hit_mass, origin_windows, relative_error
-from foreshard.forecast.calibration import brier, choose_platt, fit_platt, log_loss
+from foreshard.forecast.backtest import BACKTEST_SCHEMA, BASELINES, backtest, origin_windows
+from foreshard.forecast.calibration import choose_platt, fit_platt, tried_platt
 from foreshard.forecast.ewma import EwmaForecaster
+from foreshard.forecast.metrics import calibration_error, log_loss
 
 
 def run(history, names=("last", "ewma", "ensemble"), **options):
@@ -25,46 +25,23 @@ def test_origins_are_distinct_leave_a_past_and_end_with_the_history(windows, hor
     assert found == sorted(set(found))
     assert found[0] >= 1
     assert found[-1] + horizon == windows
-    assert len(found) == min(origins, windows - horizon)
+    assert min(origins, 3, windows - horizon) <= len(found) <= origins
     assert all(1 <= step <= horizon for step in np.diff(found))
+    if len(found) > 3:
+        assert (np.diff(found) == horizon).all()
+        assert found[0] >= 2 * horizon
 
 
-def test_origins_leave_eight_windows_of_past_where_there_are_enough():
-    assert origin_windows(16, 4, 3) == [8, 10, 12]
-    assert origin_windows(48, 4, 3) == [36, 40, 44]
-    assert origin_windows(3, 1, 3) == [1, 2]
+def test_four_origins_lie_an_epoch_apart_where_there_are_six_epochs():
+    assert origin_windows(24, 4, 4) == [8, 12, 16, 20]
+    assert origin_windows(48, 4, 4) == [32, 36, 40, 44]
+    assert origin_windows(24, 1, 5) == [19, 20, 21, 22, 23]
 
 
-def test_hit_mass_is_the_share_of_draws_on_the_chunks_that_fit():
-    actual = np.array([5.0, 1.0, 3.0, 1.0])
-    assert hit_mass(np.array([1.0, 9, 8, 0]), actual, 0.5) == pytest.approx(0.4)
-    assert hit_mass(actual, actual, 0.5) == pytest.approx(0.8)
-    assert hit_mass(np.zeros(4), actual, 0.25) == pytest.approx(0.5)
-    assert hit_mass(np.ones(4), np.zeros(4), 0.25) == 1
-    assert hit_mass(np.arange(30.0), np.ones(30), 0.1) == pytest.approx(0.1)
-
-
-@given(
-    hnp.arrays(np.float64, 8, elements=st.floats(0, 1e6, allow_subnormal=False)),
-    hnp.arrays(np.float64, 8, elements=st.floats(0, 1e6, allow_subnormal=False)),
-)
-def test_relative_error_is_a_share_and_zero_only_for_equals(expected, actual):
-    error = relative_error(expected, actual)
-    assert 0 <= error <= 1
-    assert error == relative_error(actual, expected)
-    assert relative_error(actual, actual) == 0
-
-
-def test_relative_error_of_disjoint_forecasts_is_one():
-    assert relative_error(np.array([3.0, 0]), np.array([0, 2.0])) == 1
-    assert relative_error(np.array([3.0, 1]), np.array([1.0, 1])) == pytest.approx(2 / 4)
-
-
-def test_proper_scores_are_those_of_the_text_books():
-    probability, accessed = np.array([0.9, 0.2]), np.array([True, False])
-    assert brier(probability, accessed) == pytest.approx((0.01 + 0.04) / 2)
-    assert log_loss(probability, accessed) == pytest.approx(-(np.log(0.9) + np.log(0.8)) / 2)
-    assert log_loss(np.array([0.0]), np.array([True])) == pytest.approx(-np.log(1e-6))
+def test_three_origins_are_found_in_less_and_leave_eight_windows_of_past_if_there_are_as_many():
+    assert origin_windows(20, 4, 4) == [8, 12, 16]
+    assert origin_windows(16, 4, 4) == [8, 10, 12]
+    assert origin_windows(3, 1, 4) == [1, 2]
 
 
 # -- scores and choice -------------------------------------------------------------------------------
@@ -74,10 +51,17 @@ def test_scores_of_the_last_value_model_are_those_computed_by_hand():
     counts = np.array([[4, 0, 2, 1], [3, 0, 5, 0], [0, 1, 6, 1], [2, 0, 7, 0]])
     scores = run(history_of(counts, 1), ["last"], cache_fraction=0.25, origins=2).scores
     assert scores.schema.equals(BACKTEST_SCHEMA)
-    assert scores.column("origin").to_pylist() == [2, 3]
-    assert scores.column("hit_mass").to_pylist() == pytest.approx([6 / 8, 7 / 9])
+    assert scores.column("model").to_pylist() == ["last", "last", "last_01", "last_01"]
+    assert scores.column("origin").to_pylist() == [2, 3, 2, 3]
+    assert scores.column("hit_mass").to_pylist() == pytest.approx([6 / 8, 7 / 9] * 2)
     p = 1 - np.exp(-counts[2].astype(float))
-    assert scores.column("brier").to_pylist()[1] == pytest.approx(np.mean((p - (counts[3] > 0)) ** 2))
+    brier = np.mean((p - (counts[3] > 0)) ** 2)
+    assert scores.column("brier").to_pylist()[1] == pytest.approx(brier)
+    # Of four chunks, the last value is right about one.
+    assert scores.column("brier").to_pylist()[3] == pytest.approx(3 / 4)
+    assert scores.column("brier_skill_vs_last").to_pylist()[1] == pytest.approx(1 - brier / (3 / 4))
+    assert scores.column("ndcg").to_pylist()[1] == pytest.approx(1)
+    assert scores.column("precision").to_pylist()[1] == pytest.approx(1)
 
 
 def test_a_forecast_knows_nothing_of_the_windows_it_is_scored_on():
@@ -104,7 +88,7 @@ def test_a_model_that_is_clearly_better_replaces_the_default():
 def test_prophet_abstains_from_short_histories_in_the_open():
     history, _ = popularity(windows=8)
     tested = run(history, ("last", "ewma", "prophet", "ensemble"))
-    assert set(tested.scores.column("model").to_pylist()) == {"last", "ewma", "ensemble"}
+    assert set(tested.scores.column("model").to_pylist()) == {"last", "ewma", "ensemble", *BASELINES}
     assert tested.abstained == {"prophet": "needs 8 windows, had 2 at an origin"}
     row = tested.summary()[-1]
     assert (row["model"], row["status"], row["origins"], row["hit_mass"]) == ("prophet", "abstained", 0, None)
@@ -124,7 +108,12 @@ def test_a_model_that_abstained_once_is_scored_but_not_chosen():
 def test_prophet_takes_part_in_a_window_of_four_epochs():
     tested = run(popularity(chunks=40, windows=16)[0], ("last", "prophet"))
     assert tested.abstained == {}
-    assert {row["model"]: row["origins"] for row in tested.summary()} == {"last": 3, "prophet": 3}
+    assert {row["model"]: row["origins"] for row in tested.summary()} == {
+        "last": 3,
+        "prophet": 3,
+        "last_01": 3,
+        "last_platt": 2,
+    }
 
 
 def test_nobody_is_put_in_the_place_of_those_who_abstain():
@@ -139,6 +128,7 @@ def test_nobody_is_put_in_the_place_of_those_who_abstain():
         ({"cache_fraction": 0.0}, "cache fraction 0.0"),
         ({"cache_fraction": 1.5}, "cache fraction 1.5"),
         ({"origins": 0}, "origins 0"),
+        ({"scored": 0}, "scored 0"),
     ],
 )
 def test_impossible_options_are_refused(options, says):
@@ -155,6 +145,26 @@ def test_a_sequential_reader_is_forecast_without_error():
     tested = run(sweep(epochs=6), ["last", "ewma"])
     assert tested.chosen == "ewma"
     assert tested.error == pytest.approx(0, abs=1e-9)
+
+
+def test_regret_is_what_the_best_model_gained_over_the_chosen_one():
+    tested = run(popularity()[0])
+    rows = {row["model"]: row["hit_mass"] for row in tested.summary() if row["status"] != "baseline"}
+    assert tested.regret == pytest.approx(max(rows.values()) - rows[tested.chosen])
+    assert run(popularity()[0], ["ewma"]).regret == 0
+
+
+def test_the_error_of_calibration_is_that_of_what_is_held_out():
+    tested = run(popularity()[0])
+    held = tested.held_out
+    assert tested.ece == pytest.approx(calibration_error(held.probability, held.accessed))
+
+
+def test_a_backtest_repeats_itself():
+    history, _ = popularity(growth=0.1)
+    one, two = run(history), run(history)
+    assert one.scores.equals(two.scores)
+    assert one.summary() == two.summary()
 
 
 # -- calibration -------------------------------------------------------------------------------------
@@ -210,6 +220,14 @@ def test_a_curve_that_the_newest_windows_contradict_is_dropped():
     new[0][:3], new[1][:3] = old[0][:3], old[1][:3]
     assert choose_platt([old[0], new[0]], [old[1], new[1]], 1) is None
     assert choose_platt([old[0], old[0]], [old[1], old[1]], 4) is not None
+
+
+def test_the_curve_that_a_forecast_is_held_out_with_has_not_seen_its_windows_and_old_origins_are_forgotten():
+    both = [overconfident(seed) for seed in (1, 2, 3, 4, 5)]
+    said, came = [p for p, _ in both], [a for _, a in both]
+    assert tried_platt(said, came, 4) == fit_platt(np.concatenate(said[1:4]), np.concatenate(came[1:4]))
+    assert choose_platt(said, came, 4) == fit_platt(np.concatenate(said[2:]), np.concatenate(came[2:]))
+    assert tried_platt(said[:1], came[:1], 4) is None
 
 
 def test_one_origin_is_not_enough_to_calibrate():

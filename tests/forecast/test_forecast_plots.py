@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foreshard.errors import ConfigError
-from foreshard.forecast.backtest import HeldOut, hit_mass
 from foreshard.forecast.curves import cache_sizes, hit_mass_curve, hit_mass_curves, over_time, reliability
+from foreshard.forecast.metrics import hit_mass
 from foreshard.forecast.plots import (
     LARGE_DPI,
     calibration_figure,
@@ -18,6 +18,7 @@ from foreshard.forecast.plots import (
     top_chunks_figure,
 )
 from foreshard.forecast.ranking import forecast_chunks
+from foreshard.forecast.trials import HeldOut
 
 MODELS = ("last", "ewma", "ensemble")
 

@@ -6,6 +6,7 @@ from foreshard.errors import ConfigError, LogError
 from foreshard.forecast.base import Forecast
 from foreshard.forecast.plots import forecast_plots
 from foreshard.forecast.ranking import FORECAST_SCHEMA, forecast_chunks, rank_chunks
+from foreshard.forecast.registry import DEFAULT_NAMES
 
 
 def forecast_of(expected, probability, model="m"):
@@ -67,7 +68,9 @@ def test_the_whole_way_finds_the_chunks_that_will_be_hot():
         truth[column(result.table, "chunk")] <= column(result.table, "upper")
     )
     assert inside.mean() > 0.75
-    assert {row["model"] for row in result.backtest.summary()} == {"last", "ewma", "prophet", "ensemble"}
+    rows = {row["model"]: row["status"] for row in result.backtest.summary()}
+    assert rows.keys() == {*DEFAULT_NAMES, "last_01", "last_platt"}
+    assert {name for name, status in rows.items() if status == "baseline"} == {"last_01", "last_platt"}
 
 
 def test_the_same_history_gives_the_same_table():
