@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from foreshard.forecast.study import Study
 
 _NOTHING: Final = (
-    "Not at all: who reads everything equally often can be told apart by the order alone, which no count shows. The "
-    "scores below are those of guessing, and the ranking is left out here, as it says nothing."
+    "There is nothing to predict: everything is read equally often, so no ranking beats chance, and only the order tells "
+    "what comes next. Where the sampler's seed is known, use that order. The scores below are those of guessing; the "
+    "ranking is left out."
 )
 _FIGURES: Final = {
     "equal_share": "objects read equally often in every epoch",

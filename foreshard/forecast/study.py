@@ -13,7 +13,7 @@ from foreshard.access.trace import Trace
 from foreshard.errors import ConfigError
 from foreshard.forecast.backtest import MIN_WINDOWS
 from foreshard.forecast.gate import PolicyChoice, choose_policy
-from foreshard.forecast.judging import capacity_of
+from foreshard.forecast.judging import SCORED_WINDOWS, Rules, capacity_of
 from foreshard.forecast.ranking import ForecastResult, forecast_chunks
 from foreshard.forecast.regime import Regime, detect_regime
 from foreshard.forecast.registry import DEFAULT_NAMES, make_forecasters
@@ -99,8 +99,16 @@ def study_log(
     told("testing forecasters on windows held out")
     result = forecast_chunks(history, cache_fraction=cache_fraction, names=names)
     told("trying cache policies")
-    choice = choose_policy(trace, one_step(history, result.chosen), cache_fraction, regime=regime)
+    choice = choose_policy(
+        trace, one_step(history, result.chosen), cache_fraction, regime=regime, rules=_whole_epochs(trace)
+    )
     return Study(imported, history, result, cache_fraction, choice, _best_possible(trace, choice, cache_fraction))
+
+
+def _whole_epochs(trace: Trace) -> Rules:
+    """Rules by which whole epochs decide: in a part of one, hits depend on which part a cache happens to hold."""
+    phases = trace.phases_per_epoch
+    return Rules(scored=-(-SCORED_WINDOWS // phases) * phases)
 
 
 def one_step(history: History, model: str) -> Callable[[int], NDArray[np.float64]]:
