@@ -128,7 +128,7 @@ def _subtitle(study: Study) -> str:
 
     trace = study.imported.trace
     asked = f"{len(trace.objects):,} requests for {len(trace.names):,} objects"
-    return f"{asked}; a cache for {study.cache_fraction * 100:.3g} % of them; foreshard {version('foreshard')}"
+    return f"{asked}; a cache for {study.cache_fraction * 100:.3g}% of them; foreshard {version('foreshard')}"
 
 
 def _json(value: object) -> bytes:

@@ -27,9 +27,9 @@ table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 
 th, td {{ text-align: right; padding: .2rem .9rem .2rem 0; white-space: nowrap; }}
 th {{ border-bottom: 1px solid #999; font-weight: 600; vertical-align: bottom; }}
 td {{ border-bottom: 1px solid #eee; }}
-.left {{ text-align: left; }}
+.left {{ text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 5rem; }}
 .marked td {{ background: #e8f2f9; font-weight: 600; }}
-dl {{ display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; margin: .5rem 0; }}
+dl {{ display: grid; grid-template-columns: fit-content(70%) minmax(4rem, 1fr); gap: .15rem 1rem; margin: .5rem 0; }}
 dt {{ color: #595959; }}
 dd {{ margin: 0; overflow-wrap: anywhere; }}
 .pictures {{ display: flex; flex-wrap: wrap; align-items: flex-start; gap: 1rem; }}

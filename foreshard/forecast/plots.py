@@ -84,7 +84,9 @@ def calibration_figure(held: HeldOut, model: str) -> Any:  # noqa: ANN401 -- mat
     errors = np.stack([curve.came - curve.low, curve.high - curve.came])
     label = f"{_word(model)} (ECE {curve.ece:.3f})"
     upper.errorbar(curve.said, curve.came, errors, fmt="o-", color=_BLUE, markersize=4, capsize=2.5, label=label)
-    upper.set(ylabel="share accessed", title="Calibration on the newest held-out windows", xlim=(0, 1), ylim=(0, 1))
+    upper.set(
+        ylabel="share accessed", title="Calibration on the newest held-out windows", xlim=(0, 1), ylim=(-0.02, 1.02)
+    )
     upper.legend(loc="best", fontsize=8, framealpha=0.9, edgecolor="0.9")
     lower.bar(curve.said, curve.size, width=0.04, color=_BLUE)
     lower.set(xlabel="forecast probability of an access in a window", ylabel="forecasts", yscale="log")
@@ -123,7 +125,7 @@ def hit_mass_figure(
     if not held.actual.any():
         axes.text(0.5, 0.5, "no access in the held-out windows", transform=axes.transAxes, ha="center", color=_GREY)
     _grid(axes)
-    title = f"with {cache_fraction * 100:.3g} % of the {what}" if cache_fraction is not None else None
+    title = f"with {cache_fraction * 100:.3g}% of the {what}" if cache_fraction is not None else None
     legend = axes.legend(loc="best", fontsize=8, title=title, title_fontsize=8, framealpha=0.9, edgecolor="0.9")
     legend.set_zorder(4)
     return figure
@@ -158,7 +160,7 @@ def top_chunks_figure(
     errors = np.stack([expected - low, high - expected])
     future.errorbar(expected, rows, xerr=errors, fmt="o", color=_BLUE, markersize=3, elinewidth=1, capsize=1.5)
     per = "epoch" if history.phases_per_epoch > 1 else "window"
-    future.set(title="Forecast", xlabel=f"next {per},\n80 % interval")
+    future.set(title="Forecast", xlabel=f"next {per},\n80% interval")
     future.set_xlim(left=0)
     future.xaxis.set_major_locator(MaxNLocator(2, integer=True))
     future.tick_params(labelsize=7, axis="x")

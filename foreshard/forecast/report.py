@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from foreshard.forecast.study import Study
 
 _NOTHING: Final = (
-    "There is nothing to predict: everything is read equally often, so no ranking beats chance, and only the order tells "
-    "what comes next. Where the sampler's seed is known, use that order. The scores below are those of guessing; the "
-    "ranking is left out."
+    "There is nothing to predict: everything is read equally often, so no ranking beats chance, and only the order "
+    "tells what comes next. Where the sampler's seed is known, use that order. The scores below are those of guessing; "
+    "the ranking is left out."
 )
 _FIGURES: Final = {
     "equal_share": "objects read equally often in every epoch",
@@ -57,9 +57,10 @@ def read_section(trace: "Trace", report: "Report") -> Section:
     cut = f"{trace.windows:,} of {int(per_window.min()):,} to {int(per_window.max()):,} requests"
     if trace.phases_per_epoch > 1:
         cut += f", {trace.phases_per_epoch} to an epoch"
+    more = ", ..." if len(report.files) > 3 else ""  # noqa: PLR2004 - as many as are shown
     shown = [
         ("format", report.format),
-        ("files", f"{len(report.files):,}: " + ", ".join(printable(name) for name in report.files[:3])),
+        ("files", f"{len(report.files):,}: {', '.join(map(printable, report.files[:3]))}{more}"),
         ("requests", f"{requests:,} for {len(trace.names):,} objects"),
         ("sizes", f"{float(sizes.sum()) / 1e6:,.1f} MB in all" if (sizes > 1).any() else "not told: all count alike"),
         ("windows", cut),
@@ -117,7 +118,7 @@ def backtest_section(result: ForecastResult, cache_fraction: float, *, uniform: 
         frozenset(number for number, row in enumerate(rows) if row["status"] == "chosen"),
     )
     note = (
-        f"Hit mass: share of accesses on the {cache_fraction * 100:.3g} % of the objects ranked first; models are "
+        f"Hit mass: share of accesses on the {cache_fraction * 100:.3g}% of the objects ranked first; models are "
         "chosen by it. NDCG and precision judge the same ranks; Brier, ECE and log-loss the probabilities, where "
         "less is better."
     )
@@ -170,7 +171,7 @@ def ranking_section(result: ForecastResult, trace: "Trace", top: int) -> Section
     told = (
         f"The {table.num_rows:,} of {result.table.num_rows:,} objects expected to be asked for most in the next {unit}."
     )
-    notes = ["From and to: bounds that 80 % of the counts should fall between. Probability: of at least one access."]
+    notes = ["From and to: bounds that 80% of the counts should fall between. Probability: of at least one access."]
     return Section("What comes next", [told], grid=Grid(columns, rows), pictures=["top_chunks"], notes=notes)
 
 
@@ -196,7 +197,7 @@ def policy_section(choice: "PolicyChoice", best_possible: float, cache_fraction:
     cells.append(["MIN", best_possible, None, None, "knows the future and fetches nothing ahead"])
     note = (
         f"What each would have done in windows {windows.min()} to {windows.max()} with a cache for "
-        f"{cache_fraction * 100:.3g} % of the bytes, by forecasts made before each window. Loads include what is "
+        f"{cache_fraction * 100:.3g}% of the bytes, by forecasts made before each window. Loads include what is "
         "fetched ahead, which is taken to be there when its window begins."
     )
     marked = frozenset(number for number, row in enumerate(rows) if row["chosen"])
