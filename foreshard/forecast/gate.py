@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from foreshard.access.trace import Trace
 from foreshard.errors import ConfigError
-from foreshard.forecast.judging import Rules, capacity_of, judge, scored_from, worth
+from foreshard.forecast.judging import DEFAULT_RULES, KEEP, Rules, capacity_of, judge, scored_from, worth
 from foreshard.forecast.regime import Regime, detect_regime
 from foreshard.simulate.shadow import NOTHING, Policy, Shadow, Tally
 
@@ -49,7 +49,7 @@ class PolicyChoice:
 
     Attributes:
         name: the policy, see `foreshard.simulate.shadow.Policy`.
-        pin_fraction: share of the cache to be pinned by the forecast.
+        pin_fraction: share of the cache that is pinned; all of it where nothing is ever evicted.
         regime: what kind of access the log shows.
         evidence: rows of `EVIDENCE_SCHEMA`.
         reason: one or two sentences.
@@ -88,7 +88,7 @@ def choose_policy(
     *,
     current: str | None = None,
     regime: Regime | None = None,
-    rules: Rules = Rules(),
+    rules: Rules = DEFAULT_RULES,
 ) -> PolicyChoice:
     """Choose what a cache should do in the windows after a trace.
 
@@ -113,8 +113,8 @@ def choose_policy(
         if window >= first:
             tallies.append(found)
     name, reason = judge(tallies, current, rules, lambda: regime)
-    policy = next(policy for policy in rules.policies if policy.name == name)
-    return PolicyChoice(name, policy.pin_fraction, regime, _evidence(tallies, first, rules.policies), reason)
+    pinned = 1.0 if name == KEEP else next(p.pin_fraction for p in rules.policies if p.name == name)
+    return PolicyChoice(name, pinned, regime, _evidence(tallies, first, rules.policies), reason)
 
 
 def _evidence(tallies: Sequence[Mapping[str, Tally]], first: int, policies: Sequence[Policy]) -> pa.Table:
@@ -178,7 +178,7 @@ def replay_policy(
     cache: float,
     *,
     first: int,
-    rules: Rules = Rules(),
+    rules: Rules = DEFAULT_RULES,
 ) -> Replay:
     """Choose a policy at the start of every window from `first` on, by what went before, and count what it brings.
 

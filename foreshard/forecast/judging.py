@@ -17,7 +17,8 @@ MARGIN: Final = 0.002
 
 SCORED_WINDOWS: Final = 3
 
-_KEEP: Final = "keep"
+KEEP: Final = "keep"
+"""The policy that never evicts: all it holds is pinned, whatever came first."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class Rules:
             )
         if not any(policy.reactive for policy in self.policies):
             raise ConfigError("no reactive policy is among those compared; add 'lru', the measure of the others")
+
+
+DEFAULT_RULES: Final = Rules()
 
 
 def capacity_of(trace: Trace, cache: float) -> int:
@@ -92,10 +96,10 @@ def judge(
     best = max(affordable, key=lambda name: worth(totals[name]))
     gain = totals[best].hit_rate - totals[reactive].hit_rate
     figures = f"{totals[best].hit_rate:.1%} of requests hit, {totals[reactive].hit_rate:.1%} with {reactive}"
-    close = _KEEP in totals and totals[_KEEP].hit_rate >= totals[best].hit_rate - rules.margin
+    close = KEEP in totals and totals[KEEP].hit_rate >= totals[best].hit_rate - rules.margin
     if close and regime().kind == "uniform":
-        return _KEEP, (
-            f"{regime().words} No policy hits more often than one that never evicts ({totals[_KEEP].hit_rate:.1%})."
+        return KEEP, (
+            f"{regime().words} No policy hits more often than one that never evicts ({totals[KEEP].hit_rate:.1%})."
         )
     if current is not None and current != best and current in affordable:
         ahead = totals[best].hit_rate - totals[current].hit_rate

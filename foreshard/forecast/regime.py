@@ -1,12 +1,10 @@
 """What kind of access a log shows, before anything is forecast from it: is there something to predict at all?
 
-Kinds and thresholds follow research/forecast.md §2b, §2c and §4. Measures that would take counting noise for change are
-built from products of different windows: independent Poisson counts are as uncorrelated as what they are counts of.
+Kinds and thresholds follow research/forecast.md §2b, §2c and §4.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from typing import Final, Literal
 
 import numpy as np
@@ -14,12 +12,9 @@ from numpy.typing import NDArray
 
 from foreshard.access.history import History
 from foreshard.access.trace import Trace
-from foreshard.errors import LogError
+from foreshard.forecast.regime_evidence import CLEAR, Evidence, gather_evidence
 
 RegimeKind = Literal["uniform", "popularity", "drift", "seasonal"]
-
-_FULL_EPOCH: Final = 0.9
-"""Share of the median epoch's requests that an epoch needs to count as a whole one."""
 
 _ALL: Final = 0.98
 """Share from which exactness counts as the rule: logs lose a few events."""
@@ -33,48 +28,10 @@ _EXACT_RATES: Final = 0.25
 _HEAVY_HEAD: Final = 0.5
 """Share of requests to a tenth of the objects that sizes do not explain, where sizes are not known."""
 
-_CLEAR: Final = 4.0
-"""Standard errors beyond which a figure is not noise."""
-
 _SEASON: Final = 0.1
 _UNSEEN: Final = 0.1
 _PERSISTENT: Final = 0.8
 _LASTING: Final = 0.7
-_TOP: Final = 0.1
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Figures that a regime is told by; None where the log is too short for one.
-
-    Attributes:
-        equal_share: share of objects that were read equally often in every whole epoch.
-        rounds: share of requests that came when every other object had been read as often, or once more or less; None
-            for a history, which knows no order within a window.
-        dispersion: variance of an object's counts around its own mean, in units of a Poisson variance: 0 where every
-            epoch is the same, 1 for independent draws, more for bursts and drift.
-        spread: coefficient of variation of the objects' rates per byte, beyond what counting noise makes of equal ones.
-        concentration: share of requests to the tenth of the objects read most.
-        overlap: of the tenth read most, in adjacent windows: intersection over union.
-        overlap_far: the same for windows half the log apart.
-        persistence: cosine of the rates in windows half the log apart, free of counting noise: 1 if they stay.
-        unseen: share of requests in the second half of the log to objects that no earlier window had.
-        seasonal_gain: share of the squared error around each object's level that its level in the same phase of other
-            epochs removes.
-        seasonal_errors: that gain in standard errors.
-    """
-
-    equal_share: float | None
-    rounds: float | None
-    dispersion: float | None
-    spread: float
-    concentration: float
-    overlap: float | None
-    overlap_far: float | None
-    persistence: float | None
-    unseen: float | None
-    seasonal_gain: float | None
-    seasonal_errors: float | None
 
 
 @dataclass(frozen=True)
@@ -111,42 +68,19 @@ def detect_regime(log: History | Trace, nbytes: NDArray[np.int64] | None = None)
     history = log.history() if isinstance(log, Trace) else log
     if nbytes is None and isinstance(log, Trace) and not (log.nbytes == 1).all():
         nbytes = log.nbytes
-    counts, totals = history.counts, history.counts.sum(0)
-    read = totals > 0
-    if not read.any():
-        raise LogError("the log holds no request: there is no regime to tell; log an epoch first")
-    if nbytes is not None and len(nbytes) != len(totals):
-        raise LogError(f"{len(nbytes)} sizes do not fit {len(totals)} objects; give one for each")
-    if not read.all():
-        counts, totals = counts[:, read], totals[read]
-    sizes = np.ones(len(totals)) if nbytes is None else nbytes[read].astype(np.float64)
-    epochs = _whole_epochs(history, counts)
-    gain, errors = _season(history, counts)
-    half = len(counts) // 2
-    evidence = Evidence(
-        equal_share=float((epochs == epochs[0]).all(0).mean()) if len(epochs) > 1 else None,
-        rounds=_rounds(log.objects) if isinstance(log, Trace) else None,
-        dispersion=_dispersion(epochs if len(epochs) > 1 else counts),
-        spread=_spread(totals, sizes)[0],
-        concentration=float(np.sort(totals)[-_top(totals) :].sum() / totals.sum()),
-        overlap=_overlap(counts, 1),
-        overlap_far=_overlap(counts, half),
-        persistence=_persistence(counts, half),
-        unseen=_unseen(counts),
-        seasonal_gain=gain,
-        seasonal_errors=errors,
-    )
-    kind = _kind(evidence, noise=_spread(totals, sizes)[1], sized=nbytes is not None, objects=len(totals))
+    evidence, noise = gather_evidence(log if isinstance(log, Trace) else None, history, nbytes)
+    objects = int((history.counts > 0).any(0).sum())
+    kind = _kind(evidence, noise=noise, sized=nbytes is not None, objects=objects)
     return Regime(kind, evidence, _WORDS[kind](evidence))
 
 
 def _kind(evidence: Evidence, *, noise: float, sized: bool, objects: int) -> RegimeKind:
     e = evidence
-    if (e.seasonal_gain or 0.0) >= _SEASON and (e.seasonal_errors or 0.0) >= _CLEAR:
+    if (e.seasonal_gain or 0.0) >= _SEASON and (e.seasonal_errors or 0.0) >= CLEAR:
         return "seasonal"
     alike = e.spread <= _EXACT_RATES if sized else e.concentration < _HEAVY_HEAD
     repeated = (e.equal_share or 0.0) >= _ALL or (sized and e.dispersion is not None and e.dispersion < 1 / 2)
-    independent = e.dispersion is None or e.dispersion <= 1 + max(0.1, _CLEAR * np.sqrt(2 / objects))
+    independent = e.dispersion is None or e.dispersion <= 1 + max(0.1, CLEAR * np.sqrt(2 / objects))
     if (e.rounds or 0.0) >= _ALL or (repeated and alike):
         return "uniform"
     if independent and e.spread <= max(_EQUAL_RATES, noise):
@@ -172,8 +106,8 @@ def _uniform_words(e: Evidence) -> str:
 
 def _popularity_words(e: Evidence) -> str:
     return (
-        f"Popularity: a tenth of the objects got {e.concentration:.0%} of the requests, and {_percent(e.unseen)} of them "
-        "went to objects not seen before; what was wanted will be wanted again."
+        f"Popularity: a tenth of the objects got {e.concentration:.0%} of the requests, and {_percent(e.unseen)} went "
+        "to objects not seen before; what was wanted will be wanted again."
     )
 
 
@@ -198,102 +132,3 @@ _WORDS: Final[Mapping[RegimeKind, Callable[[Evidence], str]]] = {
     "drift": _drift_words,
     "seasonal": _seasonal_words,
 }
-
-
-# -- measures ------------------------------------------------------------------------------------------
-
-
-def _top(totals: NDArray[np.float64]) -> int:
-    return max(1, int(_TOP * len(totals)))
-
-
-def _whole_epochs(history: History, counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Counts per epoch, (E, C), of the epochs that were logged from end to end, as far as their totals tell."""
-    starts = np.flatnonzero(np.diff(history.epochs, prepend=history.epochs[0] - 1))
-    windows = np.diff(np.append(starts, len(counts)))
-    epochs = np.add.reduceat(counts, starts, axis=0) if history.phases_per_epoch > 1 else counts
-    whole = epochs[windows == history.phases_per_epoch]
-    totals = whole.sum(1)
-    return whole[totals >= _FULL_EPOCH * np.median(totals)] if len(whole) else whole
-
-
-def _rounds(objects: NDArray[np.int32]) -> float | None:
-    """Share of requests that are an object's i-th one while all others have had theirs i times, or i - 1 times."""
-    order = np.argsort(objects, kind="stable")
-    first = np.flatnonzero(np.diff(objects[order], prepend=-1))
-    if len(objects) < 3 * len(first) // 2:
-        return None
-    times = np.empty(len(objects), np.int64)
-    times[order] = np.arange(len(objects)) - np.repeat(first, np.diff(np.append(first, len(objects))))
-    return float((times == np.arange(len(objects)) // len(first)).mean())
-
-
-def _dispersion(epochs: NDArray[np.float64]) -> float | None:
-    if len(epochs) < 2:  # noqa: PLR2004 - a variance needs two
-        return None
-    mean = epochs.mean(0)
-    squares = sum(float(((row - mean) ** 2).sum()) for row in epochs)
-    return squares / ((len(epochs) - 1) * float(mean.sum()))
-
-
-def _spread(totals: NDArray[np.float64], sizes: NDArray[np.float64]) -> tuple[float, float]:
-    """Coefficient of variation of rates per size beyond Poisson noise, and the most that noise would make of none."""
-    equal = sizes * (totals.sum() / sizes.sum())
-    squared = float((equal**2).sum())
-    excess = float(((totals - equal) ** 2 - equal).sum()) / squared
-    return float(np.sqrt(max(excess, 0.0))), float(np.sqrt(_CLEAR * np.sqrt(2 * squared) / squared))
-
-
-def _overlap(counts: NDArray[np.float64], lag: int) -> float | None:
-    if not 0 < lag < len(counts):
-        return None
-    size = _top(counts[0])
-    tops = [np.argpartition(-row, size - 1)[:size] for row in counts]
-    tops = [top[row[top] > 0] for top, row in zip(tops, counts, strict=True)]
-    pairs = [(len(np.intersect1d(a, b)), len(a) + len(b)) for a, b in zip(tops[:-lag], tops[lag:], strict=True)]
-    shares = [both / (total - both) for both, total in pairs if total]
-    return float(np.mean(shares)) if shares else None
-
-
-def _persistence(counts: NDArray[np.float64], lag: int) -> float | None:
-    """Cosine of two windows' rates: sums of n (n - 1) estimate those of squared rates, as counts are Poisson."""
-    if not 0 < lag < len(counts):
-        return None
-    squares = np.array([float((row * (row - 1)).sum()) for row in counts])
-    products = sum(float(a @ b) for a, b in zip(counts[:-lag], counts[lag:], strict=True))
-    norm = float(np.sqrt(max((squares[:-lag]).sum() * squares[lag:].sum(), 0.0)))
-    return min(products / norm, 1.0) if norm else None
-
-
-def _unseen(counts: NDArray[np.float64]) -> float | None:
-    half = len(counts) // 2
-    late = counts[half:]
-    if not half or not late.any():
-        return None
-    first = (counts > 0).argmax(0)
-    new = first >= half
-    return float(counts[first[new], np.flatnonzero(new)].sum() / late.sum())
-
-
-def _season(history: History, counts: NDArray[np.float64]) -> tuple[float | None, float | None]:
-    """How much of the squared error around the level the phase's level removes, and that in standard errors.
-
-    Products of counts in adjacent epochs are compared: same phase against all phases. Noise of different windows does
-    not add to their sum, whatever the rates are; its variance is that of products of Poisson counts.
-    """
-    phases, first = history.phases_per_epoch, int(np.argmax(history.phases == 0))
-    epochs = (len(counts) - first) // phases
-    if phases < 2 or epochs < 2:  # noqa: PLR2004 - something to compare with
-        return None, None
-    cube = counts[first : first + epochs * phases].reshape(epochs, phases, -1)
-    products, variances = np.zeros((2, phases, phases))
-    for one, two in pairwise(cube):
-        products += one @ two.T
-        variances += one @ two.T + (one**2) @ two.T + one @ (two**2).T
-    diagonal, everything = float(np.trace(products)) / phases, float(products.mean())
-    total = float((cube[:-1] ** 2).sum() + (cube[1:] ** 2).sum()) / (2 * phases)
-    noise = float(np.sqrt(np.trace(variances) / phases**2 + variances.mean() / phases**2))
-    gained = diagonal - everything
-    if total <= everything:
-        return 0.0, 0.0
-    return max(gained / (total - everything), 0.0), gained / noise if noise else 0.0

@@ -112,8 +112,8 @@ class Shadow:
         if wrong or not names or len(set(names)) != len(names):
             example = f" ({wrong[0]})" if wrong else ""
             raise ConfigError(
-                f"policies {names} are not usable{example}: give distinct ones that leave the share of the cache that is "
-                f"not pinned to one of {', '.join(REACTIVE)}"
+                f"policies {names} are not usable{example}: give distinct ones that leave the share of the cache "
+                f"that is not pinned to one of {', '.join(REACTIVE)}"
             )
         self._trace, self._policies = trace, tuple(policies)
         self._caches = {policy.name: _open(policy, trace.nbytes, capacity) for policy in policies}
