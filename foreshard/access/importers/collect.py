@@ -158,7 +158,7 @@ class Collector:
             starts = self._epoch_starts(order, phases)
         names = self._names.names()
         self._grow(len(names))
-        return Trace(objects, names, np.maximum(self._sizes, 1), starts, phases)
+        return Trace(objects, names, np.maximum(self._sizes[: len(names)], 1), starts, phases)
 
     def _order(self, *, by_epoch: bool) -> NDArray[np.int64] | None:
         """Return the order of time, within epochs if these are the windows; None if the log is in that order."""

@@ -12,7 +12,7 @@ from foreshard.access.importers.collect import Collector
 from foreshard.access.importers.options import ObjectType, Options
 from foreshard.access.importers.report import Quarantine
 from foreshard.access.importers.times import OUT_OF_ORDER, Clock
-from foreshard.access.importers.values import Column, Parsed, integers, pc, texts
+from foreshard.access.importers.values import Column, Parsed, integers, texts
 from foreshard.errors import LogError
 
 Role = Literal["object", "time", "epoch", "size"]
@@ -123,7 +123,7 @@ class RowChecker:
             return self._clock.parse(column)
         parsed = integers(column, role)
         limit = np.iinfo(np.int32 if role == "epoch" else np.int64).max
-        beyond = np.asarray(pc.greater(parsed.values, limit).to_numpy(zero_copy_only=False), bool)
+        beyond = np.asarray(parsed.values.to_numpy(), np.uint64) > limit
         return Parsed(parsed.values, (*parsed.faults, (f"{role} above {limit}", beyond)))
 
     def _objects(self, column: Column) -> Parsed:

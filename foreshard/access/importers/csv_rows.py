@@ -80,8 +80,9 @@ def _is_header(fields: Sequence[str], options: Options) -> bool:
     """Return whether the first line holds a name that is known or asked for, or at least no number."""
     known = {name for names in GUESSES.values() for name in names}
     asked = {options.object_column, options.time_column, options.epoch_column, options.size_column}
+    numeric = {field for field in fields if _numeric(field)}  # a number that is asked for is a position
     lower = {field.strip().lower() for field in fields}
-    return bool(lower & known or asked & set(fields)) or not any(_numeric(field) for field in fields)
+    return bool(lower & known or asked & (set(fields) - numeric)) or not numeric
 
 
 def _numeric(text: str) -> bool:

@@ -55,11 +55,34 @@ def _read_archive(path: Path, events: Events, quarantine: Quarantine) -> None:
             archive = stack.enter_context(tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|"))
             for entry in archive:
                 member = f"{path.name}/{entry.name}"
-                content = archive.extractfile(entry) if entry.name.endswith(_MEMBERS) else None
-                if content is not None:
+                if entry.isreg() and entry.name.endswith(_MEMBERS):
+                    content = io.BufferedReader(_Member(archive, entry))
                     _read_file(unpack_log(content, member, quarantine), member, events, quarantine)
         except (tarfile.TarError, EOFError, OSError) as error:
             quarantine.drop(CUT_SHORT, member, "the archive's rest", str(error))
+
+
+class _Member(io.RawIOBase):
+    """The content of a file in an archive that is read once; unlike tarfile's own, it gives what a cut has left."""
+
+    def __init__(self, archive: tarfile.TarFile, entry: tarfile.TarInfo) -> None:
+        self._stream = cast("IO[bytes]", archive.fileobj)
+        self._stream.seek(entry.offset_data)
+        self._left = entry.size
+
+    def readable(self) -> bool:
+        """Return that it can be read."""
+        return True
+
+    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
+        """Fill the start of a buffer and return how many bytes that are, 0 at the end."""
+        wanted = min(len(buffer), self._left)
+        got = self._stream.read(wanted) if wanted else b""
+        if len(got) < wanted and not got:
+            raise tarfile.ReadError("the archive ends inside of this file")
+        self._left -= len(got)
+        buffer[: len(got)] = got
+        return len(got)
 
 
 def _read_file(stream: Readable, name: str, events: Events, quarantine: Quarantine) -> None:

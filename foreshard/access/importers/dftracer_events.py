@@ -13,6 +13,7 @@ from foreshard.access.importers.report import Quarantine
 from foreshard.access.importers.times import DAY_S, FUTURE
 
 NO_JSON: Final = "no JSON object"
+NO_PHASE: Final = "ph is no known phase"
 NOT_UTF8: Final = "not UTF-8"
 AGGREGATED: Final = "aggregated record: its single requests are not in the log"
 
@@ -22,6 +23,8 @@ SAMPLES, ITEMS, READS, OPENS = range(4)
 _READS: Final = frozenset({"read", "pread", "pread64", "readv", "preadv", "preadv64", "fread"})
 _OPENS: Final = frozenset({"open", "open64", "openat", "openat64", "fopen", "fopen64"})
 _EPOCHS: Final = frozenset({"_train", "epoch", "epoch.block"})
+_LARGEST: Final = 2**62
+_DIGITS: Final = 18
 _FLUSH: Final = 1 << 16
 
 _COMPLETE: Final = ("X", 1)
@@ -58,7 +61,8 @@ class Events:
     Attributes:
         kept: columns of the events of `SAMPLES`, `ITEMS`, `READS` and `OPENS`: kind, thread, begin, end, file, nbytes,
             event (its number among all complete events).
-        every: columns of all complete events, for recognising repeated ones: process, id, begin, line.
+        every: columns of all complete events, for recognising repeated ones: thread, id, begin, line. (Both sides of a
+            fork log it under one id of one process.)
         spans: columns of events that span an epoch: process, epoch, begin, end.
         processes: by number.
         process_of_thread: process of every thread, by number.
@@ -110,22 +114,28 @@ class Events:
             raise Malformed("name is no text")
         if type(args) is not dict:
             raise Malformed("args are no object")
-        if phase in _METADATA and type(phase) is not bool:
-            self._metadata(name, args)
-        elif phase in _COMPLETE and type(phase) is not bool:
+        if type(phase) not in (int, str):
+            raise Malformed(NO_PHASE)
+        if type(args.get("hhash")) not in (int, str, type(None)):
+            raise Malformed("hhash is no number or text")
+        if phase in _METADATA:
+            self._metadata(name, event, args)
+        elif phase in _COMPLETE:
             self._complete(line, name, event, args)
         elif phase in _OTHERS:
             if phase in ("A", 3):
                 self._quarantine.note(AGGREGATED, self.begun[-1][1], f"line {line}", name)
         else:
-            raise Malformed("ph is no known phase")
+            raise Malformed(NO_PHASE)
 
-    def _metadata(self, name: str, args: dict[str, Any]) -> None:
+    def _metadata(self, name: str, event: dict[str, Any], args: dict[str, Any]) -> None:
+        pid = _whole(event, "pid")
         if name == "FH":
             path, value = args.get("name"), args.get("value")
-            if type(path) is not str or type(value) not in (int, str):
+            if not isinstance(path, str) or not isinstance(value, int | str):
                 raise Malformed("file hash without a name or a value")
             self.names[value] = path
+        self.processes[self._process(args.get("hhash"), pid)].seen += 1
 
     def _complete(self, line: int, name: str, event: dict[str, Any], args: dict[str, Any]) -> None:
         begin, duration = _whole(event, "ts"), _whole(event, "dur")
@@ -133,14 +143,11 @@ class Events:
         pid, tid = _whole(event, "pid"), _whole(event, "tid")
         if begin > self._limit:
             raise Malformed(FUTURE)
-        host = args.get("hhash")
-        if type(host) not in (int, str, type(None)):
-            raise Malformed("hhash is no number or text")
         row = self._kept(name, event.get("cat"), args)
-        process = self._process(host, pid)
+        process = self._process(args.get("hhash"), pid)
+        thread = self._number(("thread", process, tid))
         if row is not None:
             kind, file, nbytes = row
-            thread = self._number(("thread", process, tid))
             self._append("kept", (kind, thread, begin, begin + duration, file, nbytes, self.events))
         elif name.rpartition(".")[2] in _EPOCHS or name in _EPOCHS:
             epoch = _number_in(args, "epoch")
@@ -150,29 +157,28 @@ class Events:
         known.seen += 1
         if name == "end" and event.get("cat") == "dftracer":
             known.announced = _number_in(args, "num_events")
-        self._append("every", (process, number, begin, line))
+        self._append("every", (thread, number, begin, line))
         self.events += 1
 
     def _kept(self, name: str, category: object, args: dict[str, Any]) -> tuple[int, int, int] | None:
         """Return kind, number of the file (or -1) and bytes (or 0) of an event to keep."""
         if category in ("POSIX", "STDIO"):
-            if name not in _READS and name not in _OPENS:
-                return None
-            if "fhash" not in args:
-                return None  # a descriptor that is not traced, such as a pipe
-            known, got = args["fhash"], args.get("ret", 0)
-            if type(known) not in (int, str) or type(got) is not int:
-                raise Malformed("fhash or ret is of the wrong type")
-            if got < 0:
-                return None  # the call failed: nothing was read
-            offset = args.get("offset", 0)
-            reach = got + (offset if type(offset) is int and offset > 0 else 0) if name in _READS else 0
-            return (READS if name in _READS else OPENS, self._file(known), min(reach, 2**62))
+            return self._touched(name, args) if name in _READS or name in _OPENS else None
         if category == "reader" and name.endswith(".get_sample"):
-            return SAMPLES, -1, min(_number_in(args, "image_size") or 0, 2**62)
-        if name.endswith(".__getitem__"):
-            return ITEMS, -1, 0
-        return None
+            return SAMPLES, -1, _number_in(args, "image_size") or 0
+        return (ITEMS, -1, 0) if name.endswith(".__getitem__") else None
+
+    def _touched(self, name: str, args: dict[str, Any]) -> tuple[int, int, int] | None:
+        if "fhash" not in args:
+            return None  # a descriptor that is not traced, such as a pipe
+        known, got, offset = args["fhash"], args.get("ret", 0), args.get("offset", 0)
+        if type(known) not in (int, str) or type(got) is not int or type(offset) is not int:
+            raise Malformed("fhash, ret or offset is of the wrong type")
+        if got < 0:
+            return None  # the call failed: nothing was read
+        if name in _OPENS:
+            return OPENS, self._file(known), 0
+        return READS, self._file(known), min(got + max(offset, 0), _LARGEST)
 
     def _file(self, known: int | str) -> int:
         return self.files.setdefault(known, len(self.files))
@@ -222,7 +228,7 @@ def _whole(event: dict[str, Any], name: str) -> int:
         raise Malformed(f"{name} is no integer")
     if value < 0:
         raise Malformed(f"{name} is negative")
-    if value >= 2**62:
+    if value >= _LARGEST:
         raise Malformed(f"{name} is beyond 2^62")
     return value
 
@@ -230,6 +236,6 @@ def _whole(event: dict[str, Any], name: str) -> int:
 def _number_in(args: dict[str, Any], name: str) -> int | None:
     """Return a number that may be written as text, as DLIO does, or None."""
     value = args.get(name)
-    if type(value) is str and value.isascii() and value.isdigit() and len(value) < 19:
+    if type(value) is str and value.isascii() and value.isdigit() and len(value) <= _DIGITS:
         return int(value)
-    return value if type(value) is int and 0 <= value < 2**62 else None
+    return value if type(value) is int and 0 <= value < _LARGEST else None

@@ -1,10 +1,10 @@
-"""Makes requests of DFTracer's events: which file a sample was read from, in which epoch, and how often an event stands.
+"""Makes requests of DFTracer's events: which file a sample was read from, in which epoch, and what stands twice.
 
 Samples do not name their file, nor the epoch. Both follow from time: the file is the one that the sample's thread
 touched last before the sample was complete; the epoch is the one that its process was in.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ from foreshard.access.importers.dftracer_events import ITEMS, OPENS, READS, SAMP
 from foreshard.access.importers.report import Quarantine
 from foreshard.errors import LogError
 
-REPEATED: Final = "repeats an event of its process"
+REPEATED: Final = "repeats an event of its thread"
 NO_FILE: Final = "sample before its thread touched any file"
 BETWEEN: Final = "request outside every epoch, counted to the one before it"
 SKEWED: Final = "clock of a process differs from the others'"
@@ -55,8 +55,7 @@ def requests_of(events: Events, requests: str, collector: Collector, quarantine:
     if wanted != READS:
         at = last_before(thread[touches], begin[touches], thread[rows], end[rows])
         for row in rows[at < 0].tolist():
-            name, line = _place(events, int(number[row]))
-            quarantine.drop(NO_FILE, name, line, f"ts {begin[row]}")
+            quarantine.drop(NO_FILE, _file_of(events, int(number[row])), f"ts {begin[row]}")
         rows, at = rows[at >= 0], at[at >= 0]
         read = file[touches][at]
     else:
@@ -65,7 +64,7 @@ def requests_of(events: Events, requests: str, collector: Collector, quarantine:
     process = np.array(events.process_of_thread, np.int64)[thread[rows]] if len(rows) else np.empty(0, np.int64)
     epochs = _epochs(events, process, begin[rows], quarantine)
     order = np.lexsort((begin[rows], epochs)) if epochs is not None else np.argsort(begin[rows], kind="stable")
-    names = pa.array([events.names.get(known, f"hash {known}") for known in events.files], pa.string())
+    names: Any = pa.array([events.names.get(known, f"hash {known}") for known in events.files], pa.string())
     collector.add(
         names.take(pa.array(read[order])),
         begin[rows][order] if epochs is None else None,
@@ -142,25 +141,26 @@ def _check_processes(events: Events, quarantine: Quarantine) -> None:
 
 
 def _repeated(events: Events, quarantine: Quarantine) -> NDArray[np.bool_] | None:
-    """Return which complete events repeat an earlier one of the same process, id and time; None if none does."""
-    process, number, begin = (events.every[i].read() for i in range(3))
-    mixed = process * np.int64(-7046029254386353131) ^ number * np.int64(-4417276706812531889) ^ begin
+    """Return which complete events repeat an earlier one of the same thread, id and time; None if none does."""
+    thread, number, begin = (events.every[i].read() for i in range(3))
+    mixed = thread * np.int64(-7046029254386353131) ^ number * np.int64(-4417276706812531889) ^ begin
     mixed.sort()
     if not (np.diff(mixed) == 0).any():  # equal events have equal mixtures, so that sorting one column will do
         return None
-    order = np.lexsort((number, process, begin))
+    order = np.lexsort((number, thread, begin))
     same = number[order[1:]] >= 0
-    for column in (process, number, begin):
+    for column in (thread, number, begin):
         same &= np.diff(column[order]) == 0
     repeated = np.zeros(len(order), bool)
     repeated[order[1:][same]] = True
+    lines = events.every[3].read()
     for event in np.flatnonzero(repeated).tolist():
-        name, line = _place(events, event)
-        quarantine.drop(REPEATED, name, line, f"{events.processes[process[event]].name}, id {number[event]}")
+        name = events.processes[events.process_of_thread[thread[event]]].name
+        file = _file_of(events, event)
+        quarantine.drop(REPEATED, file, f"line {lines[event]}", f"{name}, id {number[event]}")
     return repeated
 
 
-def _place(events: Events, event: int) -> tuple[str, str]:
-    """Return in words where an event stands."""
-    file = np.searchsorted([first for first, _ in events.begun], event, "right") - 1
-    return events.begun[int(file)][1], f"line {events.every[3].read()[event]}"
+def _file_of(events: Events, event: int) -> str:
+    """Return the log file that an event stands in."""
+    return events.begun[int(np.searchsorted([first for first, _ in events.begun], event, "right")) - 1][1]

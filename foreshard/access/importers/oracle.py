@@ -20,6 +20,7 @@ from foreshard.access.importers.times import OUT_OF_ORDER, Clock
 
 RECORD: Final = np.dtype([("time", "<u4"), ("id", "<u8"), ("size", "<u4"), ("next", "<i8")])
 TRUNCATED: Final = "record cut short"
+UNKNOWN_NEXT: Final = -2
 NO_NEXT: Final = "next request below -2"
 
 
@@ -49,7 +50,7 @@ def _add(
 ) -> None:
     times = np.asarray(records["time"], np.int64)
     bad = np.zeros(len(records), bool)
-    for reason, mask in (*clock.check(times).faults, (NO_NEXT, np.asarray(records["next"] < -2, bool))):
+    for reason, mask in (*clock.check(times).faults, (NO_NEXT, np.asarray(records["next"] < UNKNOWN_NEXT, bool))):
         for row in np.flatnonzero(mask & ~bad).tolist():
             quarantine.drop(reason, file, f"record {first + row}", records[row].item())
         bad |= mask

@@ -28,8 +28,8 @@ class Clock:
     """Parses a log's times, batch by batch.
 
     Integers stay as they are; numbers with a fraction become integers of a smaller unit; dates become microseconds
-    since 1970. Numbers are taken for a date in s, ms, us or ns since 1970 if the median of the first batch is one since 2000;
-    otherwise time counts from some other origin, and no time can be in the future.
+    since 1970. Numbers are taken for a date in s, ms, us or ns since 1970 if the median of the first batch is one since
+    2000; otherwise time counts from some other origin, and no time can be in the future.
     """
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ class Clock:
         clean = pc.if_else(pa.array(number), column, b"0").cast(pa.string())
         values, wrong = self._scaled(np.asarray(clean.cast(pa.float64()).to_numpy(), np.float64))
         if self._factor == 1:  # a float cannot hold nanoseconds since 1970
-            exact = matches(column, "^-?[0-9]{1,18}$")
+            exact = matches(column, "^-?([0-9]{1,18}|[0-8][0-9]{18})$")
             whole = pc.if_else(pa.array(exact), clean, "0").cast(pa.int64())
             values = np.where(exact, np.asarray(whole.to_numpy(), np.int64), values)
         return values, wrong | ~number

@@ -30,14 +30,25 @@ def unpack(raw: IO[bytes], damaged: Damaged) -> Readable:
         raw: a buffered stream at its start; it need not be able to seek.
         damaged: is told, once, where compressed data are damaged; the content ends there.
     """
-    start = raw.peek(4)[:4] if isinstance(raw, io.BufferedReader) else b""
+    if not isinstance(raw, io.BufferedReader):
+        return raw
+    start = raw.peek(4)[:4]
     if start.startswith(_GZIP):
         return _Gunzip(raw, damaged)
-    return _Unzstd(raw, damaged) if start == _ZSTD else raw
+    return _Unzstd(raw, damaged) if start == _ZSTD else _Plain(raw)
+
+
+class _Plain:
+    def __init__(self, raw: io.BufferedReader) -> None:
+        self._raw = raw
+
+    def read(self, size: int, /) -> bytes:
+        # `read` tries until it has all, and if that fails, forgets what it had; as in an archive that is cut short.
+        return self._raw.read1(size)
 
 
 class _Gunzip:
-    def __init__(self, raw: IO[bytes], damaged: Damaged) -> None:
+    def __init__(self, raw: io.BufferedReader, damaged: Damaged) -> None:
         self._raw = raw
         self._damaged = damaged
         self._member = zlib.decompressobj(wbits=31)
@@ -47,7 +58,7 @@ class _Gunzip:
 
     def read(self, size: int, /) -> bytes:
         while not self._over:
-            self._input = self._input or self._raw.read(_FEED)
+            self._input = self._input or self._raw.read1(_FEED)
             if self._member.eof and not self._next_member():
                 break
             out = self._end() if not self._input else self._decompress(size)

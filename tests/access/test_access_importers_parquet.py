@@ -1,0 +1,111 @@
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from import_world import asked, reasons
+
+from foreshard.access.importers import import_trace
+from foreshard.access.importers.parquet_rows import DAMAGED
+from foreshard.errors import LogError
+
+WEB12 = Path(__file__).parent.parent / "data" / "web12-5000.parquet"
+
+
+def load(path, columns, **options):
+    pq.write_table(pa.table(columns), path, row_group_size=options.pop("row_group_size", None))
+    return import_trace(path, **options)
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "log.parquet"
+
+
+def test_a_real_trace_keeps_its_ids_and_order():
+    got = import_trace(WEB12)
+    assert asked(got) == pq.read_table(WEB12)["object_id"].to_pylist()
+    assert got.trace.windows == 24
+    assert got.report.lines() == ["parquet: 5000 requests from 1 file(s)"]
+    assert got.trace.history().counts.sum() == 5000
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (pa.array([5, None, 6]), "object missing"),
+        (pa.array([5, -1, 6], pa.int8()), "object negative"),
+        (pa.array([5.0, 1.5, 6.0]), "object no integer"),
+        (pa.array([5.0, float("nan"), 6.0]), "object no integer"),
+        (pa.array([5.0, float("inf"), 6.0]), "object no integer"),
+        (pa.array([5.0, -2.0, 6.0]), "object negative"),
+    ],
+)
+def test_values_that_are_no_objects_are_left_out(file, values, reason):
+    got = load(file, {"key": values})
+    assert asked(got) == [5, 6]
+    assert reasons(got.report) == {reason: 1}
+    assert got.report.findings[0].examples[0].where == "row 1"
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary(), pa.dictionary(pa.int8(), pa.string())])
+def test_objects_may_be_texts_of_any_kind(file, kind):
+    got = load(file, {"path": pa.array(["b", None, "a", "", "b"]).cast(kind)})
+    assert asked(got) == ["b", "a", "b"]
+    assert reasons(got.report) == {"object missing": 2}
+
+
+def test_binary_texts_that_are_no_utf8_are_left_out(file):
+    got = load(file, {"path": pa.array([b"a", b"\xff", b"b"])}, object_column="path")
+    assert asked(got) == ["a", "b"]
+    assert reasons(got.report) == {"object not UTF-8": 1}
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.int64(), pa.uint64(), pa.float64(), pa.timestamp("ns"), pa.timestamp("s", tz="UTC"), pa.string()]
+)
+def test_times_may_be_numbers_dates_or_texts(file, kind):
+    dates = [datetime(2025, 3, day, tzinfo=UTC) for day in (2, 1, 3)]
+    if pa.types.is_timestamp(kind):
+        times = pa.array(dates, pa.timestamp("s", tz="UTC")).cast(kind)
+    else:
+        times = pa.array([int(date.timestamp()) for date in dates]).cast(kind)
+    got = load(file, {"time": times, "key": ["b", "a", "c"]})
+    assert asked(got) == ["a", "b", "c"]
+    assert reasons(got.report) == {}
+
+
+def test_a_time_beyond_64_bits_or_missing_is_left_out(file):
+    got = load(file, {"time": pa.array([1, 2**64 - 1, None, 3], pa.uint64()), "key": [1, 2, 3, 4]})
+    assert asked(got) == [1, 4]
+    assert reasons(got.report) == {"time unreadable": 1, "time missing": 1}
+
+
+def test_columns_that_cannot_be_used_are_refused(file):
+    with pytest.raises(LogError, match=r"a column of list<.*> cannot be objects"):
+        load(file, {"key": [[1], [2]]})
+    with pytest.raises(LogError, match="a column of bool cannot be times"):
+        load(file, {"key": [1], "time": [True]})
+
+
+def test_a_file_cut_short_is_named(file):
+    load(file, {"key": [1, 2]})
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(LogError, match=r"log\.parquet' cannot be read as Parquet"):
+        import_trace(file)
+
+
+def test_a_damaged_row_group_is_reported_and_the_others_kept(file):
+    keys = np.random.default_rng(5).integers(0, 10**9, 3000)
+    load(file, {"key": keys}, row_group_size=1000)
+    column = pq.ParquetFile(file).metadata.row_group(1).column(0)
+    raw = bytearray(file.read_bytes())
+    start = column.dictionary_page_offset or column.data_page_offset
+    raw[start : start + 40] = b"\xff" * 40
+    file.write_bytes(bytes(raw))
+    got = import_trace(file)
+    assert asked(got) == keys[:1000].tolist() + keys[2000:].tolist()
+    assert reasons(got.report) == {DAMAGED: 1}
+    assert got.report.findings[0].examples[0].where == "rows 1000..1999"
