@@ -44,19 +44,27 @@ class Options:
     Attributes:
         quick: small data, to see that it works; the figures mean little.
         json: file for the figures, beside the last line that is printed.
+        data: folder of data that the benchmark needs and cannot fetch; None if it needs none.
     """
 
     quick: bool
     json: Path | None
+    data: Path | None = None
 
 
-def parse_options(name: str, description: str, arguments: Sequence[str] | None = None) -> Options:
-    """Parse a benchmark's command line."""
+def parse_options(
+    name: str, description: str, arguments: Sequence[str] | None = None, *, data: Path | None = None
+) -> Options:
+    """Parse a benchmark's command line; one that needs a folder of data names where it lies unless told otherwise."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
     parser.add_argument("--quick", action="store_true", help="small data: shows that it works, not how fast")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE as well")
+    if data is not None:
+        parser.add_argument(
+            "--data", type=Path, metavar="FOLDER", default=data, help="where the data lies (%(default)s)"
+        )
     given = parser.parse_args(arguments)
-    return Options(given.quick, given.json)
+    return Options(given.quick, given.json, given.data if data is not None else None)
 
 
 # -- rounds --------------------------------------------------------------------------------------------

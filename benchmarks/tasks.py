@@ -56,8 +56,16 @@ def peer_task(task: str, *arguments: str) -> Any:  # noqa: ANN401 - what the tas
     return getattr(peers_reading, task)(*arguments)
 
 
+def forecast_task(task: str, *arguments: str) -> Any:  # noqa: ANN401 - what the task returns, for JSON
+    """Run a task of `benchmarks.forecast_tasks`."""
+    from benchmarks import forecast_tasks
+
+    return getattr(forecast_tasks, task)(*arguments)
+
+
 TASKS: Final[dict[str, Callable[..., Any]]] = {
-    task.__name__: task for task in (import_only, materialize_samples, commit_big_layout, open_layout, peer_task)
+    task.__name__: task
+    for task in (import_only, materialize_samples, commit_big_layout, open_layout, peer_task, forecast_task)
 }
 
 

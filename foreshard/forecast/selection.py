@@ -29,10 +29,15 @@ def choose_model(scores: Mapping[str, Sequence[Scores]]) -> str:
     Args:
         scores: by model, in order of preference, of the same origins.
     """
-    default = next((name for name in PREFERENCE if name in scores), next(iter(scores)))
+    default = default_model(list(scores))
     ranks = {name: _gains(scores[default], found) for name, found in scores.items()}
     truths = {name: _truths(scores[default], scores[name]) for name in scores if ranks[name].mean() >= 0}
     return _clearest(ranks) or _clearest(truths) or default
+
+
+def default_model(names: Sequence[str]) -> str:
+    """Return the model that others have to beat, of at least one."""
+    return next((name for name in PREFERENCE if name in names), names[0])
 
 
 def regret(scores: Mapping[str, Sequence[Scores]], chosen: str) -> float:

@@ -1,0 +1,42 @@
+"""What the benchmark of forecasts times, each in a process of its own: see `benchmarks.tasks`."""
+
+import time
+
+import numpy as np
+
+from benchmarks.forecast_data import history_of
+
+
+def backtest_seconds(counts: str, origins: str) -> dict[str, float | str]:
+    """Backtest the default forecasters, all on so many origins; return seconds, first imports included, and the choice.
+
+    Args:
+        counts: file of counts (T, C).
+        origins: how many.
+    """
+    from foreshard.forecast.backtest import backtest
+    from foreshard.forecast.registry import DEFAULT_NAMES
+
+    history = history_of(np.load(counts))
+    began = time.perf_counter()
+    tested = backtest(history, DEFAULT_NAMES, cache_fraction=0.1, origins=int(origins), scored=int(origins))
+    seconds = time.perf_counter() - began
+    assert tested.scores.num_rows >= len(DEFAULT_NAMES) * int(origins), "a forecaster abstained"
+    return {"seconds": seconds, "chosen": tested.chosen}
+
+
+def forecaster_seconds(counts: str, name: str) -> float:
+    """Fit one forecaster on all windows and forecast the next; return seconds, first imports included.
+
+    Args:
+        counts: file of counts (T, C).
+        name: one of `FORECASTERS`.
+    """
+    from foreshard.forecast.registry import make_forecasters
+
+    history = history_of(np.load(counts))
+    began = time.perf_counter()
+    forecast = make_forecasters([name])[name].fit(history).predict(1)
+    seconds = time.perf_counter() - began
+    assert forecast.expected.shape == (1, history.chunks)
+    return seconds
