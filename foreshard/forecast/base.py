@@ -87,11 +87,21 @@ def count_forecast(expected: NDArray[np.float64], dispersion: float | NDArray[np
         model: name of the forecaster.
     """
     mean = np.maximum(expected, 0.0)
-    divisor = np.maximum(dispersion, _NEARLY_POISSON)
-    rate = np.where(np.asarray(dispersion) < _NEARLY_POISSON, mean, np.log1p(divisor * mean) / divisor)
+    rate = draw_rate(mean, dispersion)
     # Shape of the gamma distribution with this mean and variance; a mean of 0 gives bounds of 0 below.
     shape = np.maximum(mean, 1e-12) / (1.0 + dispersion * mean)
     centre, spread = 1.0 - 1.0 / (9.0 * shape), _Z / (3.0 * np.sqrt(shape))
     lower = mean * np.maximum(centre - spread, 0.0) ** 3
     upper = mean * np.maximum(centre + spread, 0.0) ** 3
     return Forecast(mean, -np.expm1(-rate), np.minimum(lower, mean), np.maximum(upper, mean), model)
+
+
+def draw_rate(mean: NDArray[np.float64], dispersion: float | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return minus the logarithm of the probability of no draw, for the counts of `count_forecast`.
+
+    Args:
+        mean: shape (..., C), not negative.
+        dispersion: at least 0; one for all, or shape (C,).
+    """
+    divisor = np.maximum(dispersion, _NEARLY_POISSON)
+    return np.where(np.asarray(dispersion) < _NEARLY_POISSON, mean, np.log1p(divisor * mean) / divisor)

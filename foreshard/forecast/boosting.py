@@ -1,0 +1,92 @@
+"""LightGBM behind one function, whether it can be had, and why it never shares a process with torch.
+
+Both bring an OpenMP runtime. With two copies in a process, torch was seen to stall for good (research/forecast.md §2b).
+"""
+
+import functools
+import subprocess
+import sys
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+TREES: Final = 80
+SEED: Final = 1
+
+_LEAF_ROWS: Final = 200
+_PROBE_SECONDS: Final = 120
+# One thread: sums of gradients depend on how rows are dealt to threads, and forecasts must not.
+_PARAMETERS: Final[dict[str, Any]] = {
+    "learning_rate": 0.08,
+    "num_leaves": 8,
+    "lambda_l2": 5.0,
+    "max_bin": 63,
+    "seed": SEED,
+    "deterministic": True,
+    "force_row_wise": True,
+    "num_threads": 1,
+    "verbosity": -1,
+}
+
+
+def boost(
+    objective: str, columns: NDArray[np.float32], start: NDArray[np.float64], target: NDArray[np.float64]
+) -> Any:  # noqa: ANN401 -- lightgbm has no types
+    """Return a booster whose raw score corrects `start`; the same bits for the same rows, whatever the thread count.
+
+    Leaves are few and hold many rows, as what is left of counts beside the moving average is noise for the most part.
+
+    Args:
+        objective: of LightGBM.
+        columns: shape (n, F).
+        start: shape (n,), raw score that the first tree begins with.
+        target: shape (n,).
+    """
+    import lightgbm
+
+    parameters = _PARAMETERS | {
+        "objective": objective,
+        "min_data_in_leaf": max(5, min(_LEAF_ROWS, len(target) // 100)),
+    }
+    table = lightgbm.Dataset(columns, target, init_score=start, params=parameters)
+    return lightgbm.train(parameters, table, num_boost_round=TREES)
+
+
+def must_go_out() -> bool:
+    """Whether this process has torch, so that LightGBM must run in another one."""
+    return "torch" in sys.modules
+
+
+def lightgbm_trouble() -> str | None:
+    """Return why LightGBM cannot be used on this machine, with the fix; None if it can."""
+    if must_go_out():
+        return _trouble_in_child()
+    try:
+        import lightgbm  # noqa: F401 -- loads its library
+    except ImportError as error:
+        return f"LightGBM is not installed ({error}): pip install 'foreshard[plan]'"
+    except OSError as error:
+        return f"LightGBM's library cannot be loaded ({error}): apt-get install libgomp1"
+    return None
+
+
+@functools.cache
+def _trouble_in_child() -> str | None:
+    code = "from foreshard.forecast.boosting import lightgbm_trouble; print(lightgbm_trouble() or '')"
+    from foreshard.forecast.child import environment
+
+    try:
+        done = subprocess.run(  # noqa: S603 -- our own interpreter and code
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_PROBE_SECONDS,
+            env=environment(),
+        )
+    except subprocess.TimeoutExpired:
+        return f"a process that loads LightGBM was not ready within {_PROBE_SECONDS} s: check the machine's load"
+    if done.returncode:
+        return f"a process that loads LightGBM ended with {done.returncode}: {done.stderr.strip()[-300:]}"
+    return done.stdout.strip() or None

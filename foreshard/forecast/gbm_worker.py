@@ -1,0 +1,21 @@
+"""The process that trains `gbm` where the caller's has torch: `python -m foreshard.forecast.gbm_worker IN OUT`."""
+
+import sys
+from typing import Any
+
+from numpy.typing import NDArray
+
+from foreshard.forecast.child import Arrays, serve, unpacked
+from foreshard.forecast.ewma import EwmaForecaster
+from foreshard.forecast.gbm import next_epoch
+
+
+def work(arrays: dict[str, NDArray[Any]]) -> Arrays:
+    """Return the forecast of the next epoch for a packed history."""
+    history = unpacked(arrays)
+    expected, probability = next_epoch(history, EwmaForecaster().fit(history).smoothing)
+    return {"expected": expected, "probability": probability}
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1:], work)
