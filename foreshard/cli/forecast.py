@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _LOG: Final = "The log"
 _OUTPUT: Final = "Output"
 _STEPS: Final = 5
+"""Reading, and what `study_log` does."""
 
 
 def _column(name: str, what: str) -> OptionInfo:
@@ -170,7 +171,8 @@ def _run(asked: _Asked, target: _Target) -> "Study":
 
     if target.folder is not None:
         check_folder(target.folder, FILES, replace=target.replace)
-    with TemporaryDirectory(prefix="foreshard-forecast-") as place, stages(_STEPS) as begin:
+    steps = _STEPS + (target.folder is not None)
+    with TemporaryDirectory(prefix="foreshard-forecast-") as place, stages(steps) as begin:
         quarantine = Path(place) / "quarantine"
         study = asked.study(quarantine, begin)
         if target.folder is not None:

@@ -1,13 +1,18 @@
 """`foreshard forecast` tells what a log says of the next accesses, honestly, and writes it all or nothing."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from cli_world import run, start
+from cli_world import ROOT, run, start
 
 from foreshard.forecast.outputs import FILES, PLOTS, RANKED_SCHEMA
 
@@ -214,3 +219,22 @@ def test_a_run_as_a_process_is_quiet_on_standard_error(tmp_path):
     assert process.returncode == 0, error
     assert error == ""
     assert json.loads(out)["out"] == str(tmp_path / "out")
+
+
+def test_ctrl_c_ends_it_quietly_and_leaves_nothing(tmp_path):
+    log = popular(tmp_path / "log.csv", epochs=200)
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    environment = {**os.environ, "TMPDIR": str(spool)}
+    command = [sys.executable, "-m", "foreshard.cli", "forecast", str(log), "--out", str(tmp_path / "out")]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=-1, stderr=-1, text=True) as process:
+        limit = time.monotonic() + 60
+        while not list(spool.glob("foreshard-forecast-*/quarantine")):
+            assert process.poll() is None
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate(timeout=60)
+    assert (process.returncode, out, error) == (130, "", "")
+    assert list(spool.iterdir()) == []
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["log.csv", "spool"]
