@@ -28,8 +28,8 @@ class Clock:
     """Parses a log's times, batch by batch.
 
     Integers stay as they are; numbers with a fraction become integers of a smaller unit; dates become microseconds
-    since 1970. Numbers are taken for a date in s, ms, us or ns since 1970 if the median of the first batch is one since
-    2000; otherwise time counts from some other origin, and no time can be in the future.
+    since 1970. Numbers are taken for dates in s, ms, us or ns since 1970 if half of the first batch then lie between
+    2000 and now; otherwise time counts from some other origin, and no time can be in the future.
     """
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class Clock:
         bad = missing | wrong
         if not self._begun and not bad.all():
             self._begun = True
-            self._limit = _future(float(np.median(values[~bad])))
+            self._limit = _future(values[~bad])
         negative = ~bad & (values < 0)
         future = np.zeros(len(values), bool) if self._limit is None else ~bad & (values > self._limit)
         reasons = (("time missing", missing), ("time unreadable", wrong), ("time negative", negative), (FUTURE, future))
@@ -123,10 +123,13 @@ def _dates(column: Column) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         return np.array([value or 0 for value in parsed], np.int64), wrong
 
 
-def _future(median: float) -> int | None:
-    """Return the first time that is in the future, in the unit that the median time is in; None if time is relative."""
+def _future(times: NDArray[np.int64]) -> int | None:
+    """Return the first time that is in the future, in the unit that half of the times are in; None if in none."""
     now = int(time.time()) + DAY_S
-    return next((now * unit for unit in _UNITS if _SINCE_2000_S * unit <= median <= now * unit), None)
+    for unit in _UNITS:
+        if 2 * np.count_nonzero((times >= _SINCE_2000_S * unit) & (times <= now * unit)) >= len(times):
+            return now * unit
+    return None
 
 
 def _iso(value: bytes | None) -> int | None:
