@@ -12,9 +12,10 @@ from typing import Any, Final
 
 from benchmarks import harness
 from benchmarks.forecast_data import DLIO, FOLDER, Case, cases, check_folder, hundred_thousand
-from benchmarks.forecast_policies import CACHES, MIN, Hits, replay, replay_dlio
+from benchmarks.forecast_policies import CACHES, MIN, Hits, replay, replay_epochs
 from benchmarks.forecast_rolling import SHIPPED, Rolled, roll
 from benchmarks.harness import Figure, Options, run_fresh
+from foreshard.access.importers import import_trace
 from foreshard.forecast.registry import DEFAULT_NAMES, FORECASTERS
 from foreshard.forecast.trials import LAST, LAST_PLATT
 
@@ -40,7 +41,7 @@ def main() -> None:
         hits = {cache: replay(case, rolled, cache) for cache in CACHES}
         _print_hits(f"{case.name}: hits", hits)
         figures[case.key] = figures_of(rolled, hits)
-    dlio = replay_dlio(options.data / DLIO)
+    dlio = replay_epochs(import_trace(options.data / DLIO).trace)
     _print_hits("DLIO unet3d: a training loader's shuffled epochs, hits from the second on", dlio)
     details: dict[str, Any] = {f"{key}_{name}": value for key, row in figures.items() for name, value in row.items()}
     details |= {"dlio": {f"{cache:g}": {"rates": h.rates, "choices": h.choices} for cache, h in dlio.items()}}

@@ -68,7 +68,7 @@ def cases(folder: Path, *, quick: bool) -> list[Case]:
     def of_parquet(file: str) -> Trace:
         objects = np.asarray(pq.read_table(folder / file).column("object_id").to_numpy(), np.int64)
         objects = objects[:_QUICK_REQUESTS] if quick else objects
-        return _trace(objects, equal_starts(len(objects), _WINDOWS), 1)
+        return trace_of(objects, equal_starts(len(objects), _WINDOWS), 1)
 
     def of_days(log: Callable[[], tuple[NDArray[Any], NDArray[np.datetime64]]]) -> Trace:
         names, days = log()
@@ -100,7 +100,7 @@ def daily(names: NDArray[Any], days: NDArray[np.datetime64]) -> Trace:
         days: shape (m,), the day of each request, ascending.
     """
     starts = np.searchsorted(days, np.arange(days[0], days[-1] + 2)).astype(np.int64)
-    return _trace(names, starts, _WEEK)
+    return trace_of(names, starts, _WEEK)
 
 
 def hundred_thousand(folder: Path, *, quick: bool) -> Path:
@@ -109,7 +109,7 @@ def hundred_thousand(folder: Path, *, quick: bool) -> Path:
 
     def fill(partial: Path) -> None:
         objects = pq.read_table(folder / "scarab.parquet").column("object_id").to_numpy()
-        history = _trace(objects, equal_starts(len(objects), _WINDOWS), 1).history()
+        history = trace_of(objects, equal_starts(len(objects), _WINDOWS), 1).history()
         kept = np.sort(np.random.default_rng(_SEED).choice(history.chunks, chunks, replace=False))
         np.save(partial / "counts.npy", history.counts[:, kept])
 
@@ -122,7 +122,8 @@ def history_of(counts: NDArray[np.float64]) -> History:
     return History(counts, np.arange(1, windows + 1, dtype=np.int32), np.zeros(windows, np.int16), 1)
 
 
-def _trace(names: NDArray[Any], starts: NDArray[np.int64], phases: int) -> Trace:
+def trace_of(names: NDArray[Any], starts: NDArray[np.int64], phases: int) -> Trace:
+    """Return a log whose objects, all of one size, are numbered by their first request, as importers number them."""
     distinct, first, codes = np.unique(names, return_index=True, return_inverse=True)
     order = np.argsort(first)
     number = np.empty(len(order), np.int32)

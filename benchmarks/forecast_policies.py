@@ -1,7 +1,6 @@
 """Hits of a cache that pins by forecast where that has paid, beside caches that know less and one that knows all."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -9,7 +8,6 @@ from numpy.typing import NDArray
 
 from benchmarks.forecast_data import Case
 from benchmarks.forecast_rolling import SHIPPED, Rolled, expected_of
-from foreshard.access.importers import import_trace
 from foreshard.access.trace import Trace
 from foreshard.forecast.ewma import EwmaForecaster
 from foreshard.forecast.gate import Replay, replay_policy
@@ -22,8 +20,7 @@ CACHES: Final = (0.05, 0.1)
 MIN: Final = "MIN"
 """Belady's, which knows the whole trace."""
 
-_DLIO_CACHES: Final = (0.1, 0.25, 0.5, 0.75)
-_DLIO_FIRST: Final = 1
+_EPOCH_CACHES: Final = (0.1, 0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True)
@@ -67,17 +64,14 @@ def replay(case: Case, rolled: Rolled, cache: float) -> Hits:
     return _hits(case.trace, cache, played)
 
 
-def replay_dlio(log: Path) -> dict[float, Hits]:
-    """Import the log of a training loader and return hits by cache size, from its second epoch on."""
-    trace = import_trace(log).trace
+def replay_epochs(trace: Trace) -> dict[float, Hits]:
+    """Replay a training loader's log from its second epoch on, at several cache sizes; windows are epochs."""
     history = trace.history()
 
     def expected(window: int) -> NDArray[np.float64]:
         return EwmaForecaster().fit(history.until(window)).predict(1).expected[0]
 
-    return {
-        cache: _hits(trace, cache, replay_policy(trace, expected, cache, first=_DLIO_FIRST)) for cache in _DLIO_CACHES
-    }
+    return {cache: _hits(trace, cache, replay_policy(trace, expected, cache, first=1)) for cache in _EPOCH_CACHES}
 
 
 def _hits(trace: Trace, cache: float, played: Replay) -> Hits:
