@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from foreshard.access.history import History
 from foreshard.errors import ConfigError
+from foreshard.forecast.base import why_not
 from foreshard.forecast.calibration import Platt, choose_platt, tried_platt
 from foreshard.forecast.metrics import calibration_error, relative_error
 from foreshard.forecast.registry import make_forecasters
@@ -191,9 +192,9 @@ def _compare(history: History, names: Sequence[str], outcomes: Sequence[Outcome]
     for outcome in outcomes:
         past, horizon = history.until(outcome.origin), len(outcome.accessed)
         for name, forecaster in make_forecasters(names).items():
-            if past.windows < forecaster.min_windows:
-                needs = f"needs {forecaster.min_windows} windows, had {past.windows} at an origin"
-                found.abstained.setdefault(name, needs)
+            reason = why_not(forecaster, past)
+            if reason:
+                found.abstained.setdefault(name, reason)
                 continue
             trial, held = try_forecast(forecaster.fit(past).predict(horizon), outcome, cache_fraction)
             found.trials[name].append(trial)

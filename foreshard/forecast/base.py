@@ -1,7 +1,7 @@
 """What a forecaster is, what it returns, and the count distribution behind probabilities and bounds."""
 
 from dataclasses import dataclass
-from typing import Final, Protocol, Self
+from typing import Final, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ class Forecast:
         lower: bound below which the number falls in 10 % of cases.
         upper: bound above which it falls in 10 % of cases.
         model: name of the forecaster.
+        note: what is particular about this forecast, such as members that an ensemble had to do without; or empty.
     """
 
     expected: NDArray[np.float64]
@@ -35,6 +36,7 @@ class Forecast:
     lower: NDArray[np.float64]
     upper: NDArray[np.float64]
     model: str
+    note: str = ""
 
 
 class Forecaster(Protocol):
@@ -59,6 +61,22 @@ class Forecaster(Protocol):
     def predict(self, horizon: int) -> Forecast:
         """Return the next `horizon` windows."""
         ...
+
+
+@runtime_checkable
+class Dependent(Protocol):
+    """A forecaster that needs a library which may be missing or broken."""
+
+    def unavailable(self) -> str | None:
+        """Return why it cannot be used on this machine, with the fix; None if it can."""
+        ...
+
+
+def why_not(forecaster: Forecaster, history: History) -> str | None:
+    """Return why a forecaster abstains from a history: too few windows or a missing library; None if it doesn't."""
+    if history.windows < forecaster.min_windows:
+        return f"needs {forecaster.min_windows} windows, had {history.windows} at an origin"
+    return forecaster.unavailable() if isinstance(forecaster, Dependent) else None
 
 
 def require_windows(name: str, needed: int, history: History) -> None:

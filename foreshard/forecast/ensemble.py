@@ -1,44 +1,68 @@
-"""The default: several forecasters' opinions in one, safer than any of them alone."""
+"""The default: several forecasters' opinions in one, safer than any of them alone.
 
-from collections.abc import Callable, Sequence
-from typing import Self
+Which members: boosted trees correct what the moving average cannot see, the average holds them where they go wrong, and
+a regression beside the trees makes better probabilities than either (research/forecast.md §2b, `ens`).
+"""
+
+from collections.abc import Sequence
+from typing import Final, Self
 
 import numpy as np
 
 from foreshard.access.history import History
-from foreshard.forecast.base import Forecast, Forecaster, require_windows
+from foreshard.forecast.base import Forecast, Forecaster, require_windows, why_not
 from foreshard.forecast.ewma import EwmaForecaster
-from foreshard.forecast.trend import TrendForecaster
+from foreshard.forecast.gbm import GbmForecaster
+from foreshard.forecast.logistic import LogisticForecaster
+
+_LITTLE: Final = 0.01
+"""Draws added before logarithms are averaged, so that a member that expects none does not overrule the others."""
 
 
 class EnsembleForecaster:
-    """Mean of its members: of log(1 + count) for the counts, so that one wild member weighs little; plain for the rest.
+    """Mean of the logarithms of the counts that some members expect, and mean of the probabilities that some give.
+
+    Members that abstain are left out, and the forecast's note says which and why. With a history too short for the
+    learned ones the moving average is left.
 
     Args:
-        members: what makes each member; by default the moving average with and without trend, which cost milliseconds
-            for 100,000 chunks. Prophet is not among them: its cost would be paid at every backtest origin twice.
+        counting: members whose counts are averaged; the first must never abstain. By default the moving average and
+            boosted trees.
+        judging: members whose probabilities are averaged, or those of the counting ones if all abstain. By default
+            boosted trees and logistic regression.
     """
 
     name = "ensemble"
+    min_windows = 1
 
-    def __init__(self, members: Sequence[Callable[[], Forecaster]] = (EwmaForecaster, TrendForecaster)) -> None:
-        self._members = [make() for make in members]
-        self.min_windows = max(member.min_windows for member in self._members)
+    def __init__(
+        self, counting: Sequence[Forecaster] | None = None, judging: Sequence[Forecaster] | None = None
+    ) -> None:
+        gbm = GbmForecaster()
+        self._counting = list(counting) if counting is not None else [EwmaForecaster(), gbm]
+        self._judging = list(judging) if judging is not None else [gbm, LogisticForecaster()]
 
     def fit(self, history: History) -> Self:
-        """Fit every member."""
+        """Fit every member that can be."""
         require_windows(self.name, self.min_windows, history)
-        self._members = [member.fit(history) for member in self._members]
+        members = {id(member): member for member in (*self._counting, *self._judging)}
+        reasons = {key: why_not(member, history) for key, member in members.items()}
+        self.left_out = {member.name: reason for key, member in members.items() if (reason := reasons[key])}
+        self._fitted = {key: member.fit(history) for key, member in members.items() if not reasons[key]}
         return self
 
     def predict(self, horizon: int) -> Forecast:
-        """Return the members' mean."""
-        parts = [member.predict(horizon) for member in self._members]
-        expected = np.expm1(np.mean([np.log1p(part.expected) for part in parts], axis=0))
+        """Return the mean of the members that were fitted."""
+        made = {key: member.predict(horizon) for key, member in self._fitted.items()}
+        counts = [made[id(member)] for member in self._counting if id(member) in made]
+        odds = [made[id(member)] for member in self._judging if id(member) in made] or counts
+        logs = [np.log(part.expected + _LITTLE) for part in counts]
+        expected = np.maximum(np.exp(np.mean(logs, axis=0)) - _LITTLE, 0.0)
         return Forecast(
             expected,
-            np.mean([part.probability for part in parts], axis=0),
-            np.minimum(expected, np.mean([part.lower for part in parts], axis=0)),
-            np.maximum(expected, np.mean([part.upper for part in parts], axis=0)),
+            np.mean([part.probability for part in odds], axis=0),
+            np.minimum(expected, np.mean([part.lower for part in counts], axis=0)),
+            np.maximum(expected, np.mean([part.upper for part in counts], axis=0)),
             self.name,
+            "; ".join(f"without {name}: {reason}" for name, reason in self.left_out.items()),
         )

@@ -33,7 +33,8 @@ LEAST_DEPTH: Final = 4
 _FLOOR_SHARE: Final = 0.01
 """Of the mean draws of a chunk that was read: the level of one not read for long must not vanish, or no model could
 raise it again."""
-_ODDS_LIMIT: Final = 8.0
+_ODDS_LIMIT: Final = 5.0
+"""LightGBM judges the size of a leaf by its Hessian: rows it starts out too sure of could never be split off."""
 
 
 @dataclass(frozen=True)

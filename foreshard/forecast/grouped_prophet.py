@@ -43,17 +43,17 @@ class GroupedProphetForecaster:
         self._share = np.divide(weight, together, out=np.zeros_like(weight), where=together > 0)
         totals = np.stack([np.bincount(self._group, weights=row, minlength=groups) for row in history.counts], axis=1)
         with quiet():
-            self._models = [_fit(total, history.phases_per_epoch) for total in totals]
+            self._models = [fit_total(total, history.phases_per_epoch) for total in totals]
         return self
 
     def predict(self, horizon: int) -> Forecast:
         """Return each group's forecast, divided among its chunks; `count_forecast` clips what falls below 0."""
         with quiet():
-            totals = np.stack([_predict(model, self._windows, horizon) for model in self._models], axis=1)
+            totals = np.stack([predict_total(model, self._windows, horizon) for model in self._models], axis=1)
         return count_forecast(totals[:, self._group] * self._share, self._dispersion, self.name)
 
 
-def _fit(total: NDArray[np.float64], phases: int) -> Any:  # noqa: ANN401 -- prophet has no types
+def fit_total(total: NDArray[np.float64], phases: int) -> Any:  # noqa: ANN401 -- prophet has no types
     """Return a fitted Prophet, or the constant that the total has been in every window."""
     if (total == total[0]).all():
         return float(total[0])
@@ -72,7 +72,8 @@ def _fit(total: NDArray[np.float64], phases: int) -> Any:  # noqa: ANN401 -- pro
     return model.fit(DataFrame({"ds": _days(0, len(total)), "y": total}), seed=_STAN_SEED)
 
 
-def _predict(model: Any, windows: int, horizon: int) -> NDArray[np.float64]:  # noqa: ANN401 -- prophet has no types
+def predict_total(model: Any, windows: int, horizon: int) -> NDArray[np.float64]:  # noqa: ANN401 -- prophet has no types
+    """Return what a fitted total will be in the windows after the first `windows`, shape (horizon,); it may be < 0."""
     if isinstance(model, float):
         return np.full(horizon, model)
     from pandas import DataFrame
