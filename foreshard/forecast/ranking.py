@@ -41,12 +41,14 @@ class ForecastResult:
         backtest: scores of all models; None where the history is too short for one.
         chosen: the model that made the forecast.
         error: of its expected counts where that is known, in [0, 1]; 1 without a backtest.
+        note: what is particular about the forecast, such as members an ensemble had to do without; or empty.
     """
 
     table: pa.Table
     backtest: Backtest | None
     chosen: str
     error: float
+    note: str = ""
 
 
 def forecast_chunks(history: History, *, cache_fraction: float, names: Sequence[str] = DEFAULT_NAMES) -> ForecastResult:
@@ -74,7 +76,7 @@ def forecast_chunks(history: History, *, cache_fraction: float, names: Sequence[
     forecaster = make_forecasters([chosen])[chosen].fit(history)
     forecast = forecaster.predict(history.phases_per_epoch)
     table = rank_chunks({chosen: forecast}, tested, history.phases_per_epoch)
-    return ForecastResult(table, tested, chosen, tested.error if tested else 1.0)
+    return ForecastResult(table, tested, chosen, tested.error if tested else 1.0, forecast.note)
 
 
 def rank_chunks(forecast_by_model: Mapping[str, Forecast], tested: Backtest | None, phases: int) -> pa.Table:

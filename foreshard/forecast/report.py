@@ -122,11 +122,11 @@ def backtest_section(result: ForecastResult, cache_fraction: float, *, uniform: 
         "chosen by it. NDCG and precision judge the same ranks; Brier, ECE and log-loss the probabilities, where "
         "less is better."
     )
-    sentences = [_NOTHING] if uniform else _verdict(result.chosen, tested)
+    sentences = [_NOTHING] if uniform else _verdict(result.chosen, result.note, tested)
     return Section(title, sentences, grid=grid, pictures=["hit_mass", "calibration"], notes=[note])
 
 
-def _verdict(chosen: str, tested: "Backtest") -> list[str]:
+def _verdict(chosen: str, note: str, tested: "Backtest") -> list[str]:
     curve = (
         "Platt's curve calibrates its probabilities" if tested.calibration else "its probabilities are used as they are"
     )
@@ -134,7 +134,7 @@ def _verdict(chosen: str, tested: "Backtest") -> list[str]:
         f"Chosen: {chosen}; {curve}. Its expected counts were {tested.error:.0%} off on the newest held-out windows, "
         "counting noise included."
     )
-    return [told]
+    return [told, *([note] if note else [])]
 
 
 def _word(value: Cell) -> str:
@@ -175,8 +175,9 @@ def ranking_section(result: ForecastResult, trace: "Trace", top: int) -> Section
     return Section("What comes next", [told], grid=Grid(columns, rows), pictures=["top_chunks"], notes=notes)
 
 
-def policy_section(choice: "PolicyChoice", best_possible: float, cache_fraction: float) -> Section:
+def policy_section(study: "Study") -> Section:
     """Say what to keep in memory, and what each way would have brought."""
+    choice, unit = study.choice, "epoch" if study.history.phases_per_epoch > 1 else "window"
     windows = choice.evidence.column("window").to_numpy() + 1
     rows = choice.summary()
     columns = [
@@ -194,10 +195,10 @@ def policy_section(choice: "PolicyChoice", best_possible: float, cache_fraction:
         ]
         for row in rows
     ]
-    cells.append(["MIN", best_possible, None, None, "knows the future and fetches nothing ahead"])
+    cells.append(["MIN", study.best_possible, None, None, "knows the future and fetches nothing ahead"])
     note = (
         f"What each would have done in windows {windows.min()} to {windows.max()} with a cache for "
-        f"{cache_fraction * 100:.3g}% of the bytes, by forecasts made before each window. Loads include what is "
+        f"{study.cache_fraction * 100:.3g}% of the bytes, by forecasts made before each {unit}. Loads include what is "
         "fetched ahead, which is taken to be there when its window begins."
     )
     marked = frozenset(number for number, row in enumerate(rows) if row["chosen"])
@@ -224,5 +225,5 @@ def study_sections(study: "Study", top: int) -> list[Section]:
         regime_section(study.regime),
         backtest_section(study.result, study.cache_fraction, uniform=uniform),
         *([] if uniform else [ranking_section(study.result, trace, top)]),
-        policy_section(study.choice, study.best_possible, study.cache_fraction),
+        policy_section(study),
     ]

@@ -12,8 +12,9 @@ from foreshard.access.importers import Imported
 from foreshard.access.trace import Trace
 from foreshard.errors import ConfigError
 from foreshard.forecast.backtest import MIN_WINDOWS
+from foreshard.forecast.base import why_not
 from foreshard.forecast.gate import PolicyChoice, choose_policy
-from foreshard.forecast.judging import SCORED_WINDOWS, Rules, capacity_of
+from foreshard.forecast.judging import SCORED_WINDOWS, Rules, capacity_of, scored_from
 from foreshard.forecast.ranking import ForecastResult, forecast_chunks
 from foreshard.forecast.regime import Regime, detect_regime
 from foreshard.forecast.registry import DEFAULT_NAMES, make_forecasters
@@ -99,9 +100,9 @@ def study_log(
     told("testing forecasters on windows held out")
     result = forecast_chunks(history, cache_fraction=cache_fraction, names=names)
     told("trying cache policies")
-    choice = choose_policy(
-        trace, one_step(history, result.chosen), cache_fraction, regime=regime, rules=_whole_epochs(trace)
-    )
+    rules = _whole_epochs(trace)
+    expected = known_before(history, result.chosen, scored_from(trace.windows, rules))
+    choice = choose_policy(trace, expected, cache_fraction, regime=regime, rules=rules)
     return Study(imported, history, result, cache_fraction, choice, _best_possible(trace, choice, cache_fraction))
 
 
@@ -111,25 +112,35 @@ def _whole_epochs(trace: Trace) -> Rules:
     return Rules(scored=-(-SCORED_WINDOWS // phases) * phases)
 
 
-def one_step(history: History, model: str) -> Callable[[int], NDArray[np.float64]]:
-    """Return what tells how often every object was expected in a window, from the windows before it.
+def known_before(history: History, model: str, scored: int) -> Callable[[int], NDArray[np.float64]]:
+    """Return what tells how often every object was expected in a window, as it was known when its epoch began.
 
-    Where those are too few for the model, the moving average of the baselines takes its place, as it would have then.
+    Windows that only fill the caches are forecast by the moving average, which costs next to nothing; so are those that
+    are too early for the model, as they would have been then.
 
     Args:
         history: all windows.
         model: the forecaster's name.
+        scored: the first window that counts.
 
     Returns:
         Takes the number of a window, at least 1, and returns float64 (C,).
     """
+    made: dict[tuple[int, str], NDArray[np.float64]] = {}
 
     def expected(window: int) -> NDArray[np.float64]:
-        past = history.until(window)
-        forecaster = make_forecasters([model])[model]
-        if past.windows < forecaster.min_windows:
-            forecaster = make_forecasters([_ALWAYS])[_ALWAYS]
-        return forecaster.fit(past).predict(1).expected[0]
+        # Nothing is known before the first epoch: its windows are forecast one by one.
+        origin = window - int(history.phases[window]) or window
+        name = model if window >= scored else _ALWAYS
+        if (origin, name) not in made:
+            past = history.until(origin)
+            forecaster = make_forecasters([name])[name]
+            if why_not(forecaster, past):
+                forecaster = make_forecasters([_ALWAYS])[_ALWAYS]
+            horizon = history.phases_per_epoch - int(history.phases[origin])
+            made.clear()
+            made[origin, name] = forecaster.fit(past).predict(horizon).expected
+        return made[origin, name][window - origin]
 
     return expected
 
