@@ -16,13 +16,10 @@ from benchmarks.forecast_policies import CACHES, MIN, Hits, replay, replay_epoch
 from benchmarks.forecast_rolling import SHIPPED, Rolled, roll
 from benchmarks.harness import Figure, Options, run_fresh
 from foreshard.access.importers import import_trace
-from foreshard.forecast.registry import DEFAULT_NAMES, FORECASTERS
+from foreshard.forecast.registry import DEFAULT_NAMES
 from foreshard.forecast.trials import LAST, LAST_PLATT
 
 _ORIGINS: Final = 5
-_SEASONAL: Final = ("seasonal", "snaive", "seasonal_naive")
-"""Names that a seasonal naive forecast may go by; shown where there is a season."""
-
 _SCORE_COLUMNS: Final = ("", "NDCG", "precision", "hit mass", "Brier", "skill vs last", "ECE")
 _SCORES: Final = ("ndcg", "precision", "hit_mass", "brier", "brier_skill_vs_last", "ece")
 _CALLED: Final = {LAST: "last value, 0 or 1", LAST_PLATT: "last value, calibrated"}
@@ -36,7 +33,7 @@ def main() -> None:
     harness.print_environment()
     figures: dict[str, dict[str, Any]] = {}
     for case in cases(options.data, quick=options.quick):
-        rolled = roll(case, DEFAULT_NAMES, _others(case))
+        rolled = roll(case, DEFAULT_NAMES)
         _print_scores(case, rolled)
         hits = {cache: replay(case, rolled, cache) for cache in CACHES}
         _print_hits(f"{case.name}: hits", hits)
@@ -116,12 +113,6 @@ def _cache_figures(found: Hits) -> dict[str, Any]:
         "rates": {name: round(rate, 4) for name, rate in found.rates.items()},
         "loads": {name: round(loads, 4) for name, loads in found.loads.items()},
     }
-
-
-def _others(case: Case) -> list[str]:
-    """Forecasters to show that are no candidates: mandatory baselines."""
-    seasonal = [name for name in _SEASONAL if name in FORECASTERS and case.trace.phases_per_epoch > 1]
-    return [name for name in ("last", "ewma", *seasonal) if name not in DEFAULT_NAMES]
 
 
 # -- time and memory -----------------------------------------------------------------------------------

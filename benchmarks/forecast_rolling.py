@@ -78,18 +78,16 @@ class Rolled:
         return rows
 
 
-def roll(case: Case, candidates: Sequence[str], others: Sequence[str] = ()) -> Rolled:
+def roll(case: Case, candidates: Sequence[str]) -> Rolled:
     """Forecast the newest windows of a log.
 
     Args:
         case: the log.
-        candidates: forecasters to choose from.
-        others: forecasters to show beside them.
+        candidates: forecasters to choose from, none of which abstains.
     """
     history, windows = case.trace.history(), case.trace.windows
     first = windows - case.evaluated
-    names = list(dict.fromkeys([*candidates, *others]))
-    trials: dict[str, list[Trial]] = {name: [] for name in names}
+    trials: dict[str, list[Trial]] = {name: [] for name in candidates}
     baselines: dict[str, list[Scores]] = {LAST: [], LAST_PLATT: []}
     shipped: list[Scores] = []
     outcomes: list[Outcome] = []
@@ -97,10 +95,11 @@ def roll(case: Case, candidates: Sequence[str], others: Sequence[str] = ()) -> R
     calibrated = 0
     for origin in range(first - ORIGINS, windows):
         outcome = outcome_at(history, origin, 1)
-        forecasts = {name: f.fit(history.until(origin)).predict(1) for name, f in make_forecasters(names).items()}
+        past = history.until(origin)
+        forecasts = {name: made.fit(past).predict(1) for name, made in make_forecasters(candidates).items()}
         model = default_model(candidates)
         if origin >= first:
-            model, forecast = _ship({name: trials[name] for name in candidates}, forecasts)
+            model, forecast = _ship(trials, forecasts)
             shipped.append(try_forecast(forecast, outcome, DEPTH)[0].scores)
             calibrated += forecast is not forecasts[model]
             found.choices.append(model)
@@ -113,7 +112,7 @@ def roll(case: Case, candidates: Sequence[str], others: Sequence[str] = ()) -> R
             trials[name].append(try_forecast(forecast, outcome, DEPTH)[0])
         outcomes.append(outcome)
     tried = {name: [trial.scores for trial in each[ORIGINS:]] for name, each in trials.items()}
-    best = regret({SHIPPED: shipped, **{name: tried[name] for name in candidates}}, SHIPPED)
+    best = regret({SHIPPED: shipped, **tried}, SHIPPED)
     return replace(found, scores={SHIPPED: shipped, **tried, **baselines}, calibrated=calibrated, regret=best)
 
 

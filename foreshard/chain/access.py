@@ -1,7 +1,7 @@
 """Stages that read what training jobs reported: validated events, and a forecast of what comes next."""
 
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,14 +11,20 @@ from foreshard.access.history import History, chunk_history, sample_counts
 from foreshard.access.ingest import Ingested, ingest
 from foreshard.access.schema import EVENT_SCHEMA, SAMPLE_SCHEMA
 from foreshard.chain.context import Context, Inputs
+from foreshard.chain.policy import (
+    POLICY,
+    STAGE_EVENTS,
+    STAGE_FORECAST,
+    policy_document,
+    policy_figures,
+    policy_of_events,
+    regime_rows,
+)
 from foreshard.chain.result import StageResult, digest_of, head
 from foreshard.forecast.heat import sample_heat
 from foreshard.forecast.plots import forecast_plots
 from foreshard.forecast.ranking import FORECAST_SCHEMA, ForecastResult, forecast_chunks
 from foreshard.splits import split_code
-
-STAGE_EVENTS: Final = "access/events"
-STAGE_FORECAST: Final = "access/forecast"
 
 
 def events_stage(context: Context, generation: str) -> StageResult:
@@ -69,7 +75,8 @@ def _true(column: "pa.ChunkedArray[Any]") -> int:
 def forecast_stage(context: Context, generation: str) -> StageResult:
     """Predict the next epoch's draws of every sample, and rank the parent's chunks by what they will be asked for.
 
-    Writes `heat` (float32 per sample), `forecast` (ranked chunks of the layout read so far) and the forecast's error.
+    Writes `heat` (float32 per sample), `forecast` (ranked chunks of the layout read so far), the forecast's error, and
+    `policy`: the regime of the log, and what memory should do for the layout read so far, with its evidence.
     A first layout has no log to learn from: every training sample is expected once.
     """
     inputs = context.inputs(generation)
@@ -86,6 +93,9 @@ def forecast_stage(context: Context, generation: str) -> StageResult:
     table = _rename_chunks(result.table, chunks)
     tested = result.backtest
     summary = tested.summary() if tested is not None else []
+    events = work.table("events", stage=STAGE_EVENTS)
+    regime, choice = policy_of_events(context, inputs, events, history, chunks, result.chosen)
+    policy = policy_document(regime, choice, inputs.parent)
     figures = {
         "model": result.chosen,
         "error": float(result.error),
@@ -98,11 +108,24 @@ def forecast_stage(context: Context, generation: str) -> StageResult:
         work.put_table("forecast", table),
         work.put_table("heat", pa.table({"heat": pa.array(heat)})),
         work.put_json("forecast", {**figures, "backtest": summary}),
+        work.put_json(POLICY, policy),
+        work.put_table("policy_evidence", choice.evidence) if choice else "",
     )
     return StageResult(
         data_version=version,
-        metadata={**figures, "chunks": table.num_rows, "windows": len(history.epochs), **heat_figures(heat[train])},
-        tables={"backtest": summary[:50], "hottest": head(table, 20)},
+        metadata={
+            **figures,
+            "chunks": table.num_rows,
+            "windows": len(history.epochs),
+            **heat_figures(heat[train]),
+            **policy_figures(policy),
+        },
+        tables={
+            "backtest": summary[:50],
+            "hottest": head(table, 20),
+            "policies": choice.summary() if choice else [],
+            "regime_evidence": regime_rows(policy),
+        },
         plots=forecast_plots(
             result, history, names=chunks.tolist(), cache_fraction=context.config.loader.cache_fraction
         ),

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from foreshard.chain.context import Context
 from foreshard.chain.planning import STAGE_PLAN, layout_ref
+from foreshard.chain.policy import advice_from, policy_of_layout
 from foreshard.chain.result import StageResult, digest_of
 from foreshard.prefetch.manifest import build_prefetch, write_prefetch
 from foreshard.shards.assemble import Figures
@@ -74,14 +75,19 @@ def node_budget(context: Context, manifest: Manifest, node: int) -> int:
 
 
 def prefetch_stage(context: Context, generation: str) -> StageResult:
-    """Write for each node which chunks to have in memory, in which order, with probability and byte range."""
+    """Write for each node which chunks to have in memory, in which order, with probability and byte range.
+
+    How much of that is pinned follows from the policy that the do-no-harm gate chooses for the layout.
+    """
     manifest = context.repository.open(layout_ref(context, generation))
     ranked = context.work(generation).table("ranked", stage=STAGE_PLAN)
+    policy = policy_of_layout(context, context.inputs(generation), manifest)
+    advice = advice_from(policy)
     rows: list[dict[str, str | int | float]] = []
     written: list[str] = []
     for node, name in enumerate(manifest.header.nodes):
         budget = node_budget(context, manifest, node)
-        table = build_prefetch(manifest, ranked, node, budget)
+        table = build_prefetch(manifest, ranked, node, budget, advice)
         with context.repository.lease_writer(generation):
             written.append(write_prefetch(context.store, context.keys, manifest.ref, name, table))
         pinned = int(np.count_nonzero(table.column("pinned").to_numpy(zero_copy_only=False)))
@@ -94,6 +100,10 @@ def prefetch_stage(context: Context, generation: str) -> StageResult:
             "entries": sum(int(row["entries"]) for row in rows),
             "pinned": sum(int(row["pinned"]) for row in rows),
             "budget": sum(int(row["budget"]) for row in rows),
+            "policy": advice.policy,
+            "pin_fraction": advice.pin_fraction,
+            "regime": advice.regime,
+            "policy_reason": policy["reason"] if policy else "A first layout has no log to learn from.",
         },
         tables={"nodes": rows[:50]},
     )

@@ -60,6 +60,7 @@ class Backtest:
         scores: rows of `BACKTEST_SCHEMA`, those of the baselines last; before calibration, except `last_platt`.
         chosen: the model to use.
         abstained: why a model gave no forecast from some scored origin or any; such a model is not chosen.
+        notes: what is particular about a model's newest forecast, such as members that it does without.
         calibration: curve for the chosen model's probabilities, if it helps.
         regret: by how much the best model's mean hit mass exceeds the chosen one's.
         error: of the chosen model's expected counts from the newest origin, see `relative_error`.
@@ -71,6 +72,7 @@ class Backtest:
     scores: pa.Table
     chosen: str
     abstained: Mapping[str, str]
+    notes: Mapping[str, str]
     calibration: Platt | None
     regret: float
     error: float
@@ -80,7 +82,7 @@ class Backtest:
     def summary(self) -> list[dict[str, str | int | float | None]]:
         """Return one row per model and baseline, the best hit mass first: means over its origins, and its status.
 
-        A status is `chosen`, `scored`, `abstained` (with a reason) or `baseline`.
+        A status is `chosen`, `scored`, `abstained` (with a reason) or `baseline`; a model's note is a reason too.
         """
         names = [str(name) for name in self.scores.column("model").to_pylist()]
         rows: list[dict[str, str | int | float | None]] = []
@@ -89,7 +91,7 @@ class Backtest:
             row: dict[str, str | int | float | None] = {"model": model, "origins": mine.num_rows}
             row |= {metric: _mean(mine.column(metric)) for metric in METRICS}
             row["status"] = self._status(model)
-            row["reason"] = self.abstained.get(model, "")
+            row["reason"] = self.abstained.get(model, "") or self.notes.get(model, "")
             rows.append(row)
         return sorted(rows, key=lambda row: -float(row["hit_mass"] if row["hit_mass"] is not None else -1.0))
 
@@ -141,6 +143,7 @@ def backtest(
         _table({**found.trials, **_baselines(outcomes, scored, cache_fraction)}),
         chosen,
         found.abstained,
+        found.notes,
         calibration,
         regret(found.scores, chosen),
         relative_error(held.expected, held.actual),
@@ -174,11 +177,13 @@ class _Compared:
         trials: by model, of the origins that it did not abstain from, ascending.
         held_out: by model, its forecast from the newest of them.
         abstained: by model, why it gave no forecast from some origin.
+        notes: by model, what is particular about its newest forecast, or nothing.
     """
 
     trials: dict[str, list[Trial]]
     held_out: dict[str, HeldOut]
     abstained: dict[str, str]
+    notes: dict[str, str]
 
     @property
     def scores(self) -> dict[str, list[Scores]]:
@@ -188,7 +193,7 @@ class _Compared:
 
 
 def _compare(history: History, names: Sequence[str], outcomes: Sequence[Outcome], cache_fraction: float) -> _Compared:
-    found = _Compared({name: [] for name in names}, {}, {})
+    found = _Compared({name: [] for name in names}, {}, {}, {})
     for outcome in outcomes:
         past, horizon = history.until(outcome.origin), len(outcome.accessed)
         for name, forecaster in make_forecasters(names).items():
@@ -196,9 +201,10 @@ def _compare(history: History, names: Sequence[str], outcomes: Sequence[Outcome]
             if reason:
                 found.abstained.setdefault(name, reason)
                 continue
-            trial, held = try_forecast(forecaster.fit(past).predict(horizon), outcome, cache_fraction)
+            forecast = forecaster.fit(past).predict(horizon)
+            trial, found.held_out[name] = try_forecast(forecast, outcome, cache_fraction)
             found.trials[name].append(trial)
-            found.held_out[name] = held
+            found.notes[name] = forecast.note
     return found
 
 

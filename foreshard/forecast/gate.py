@@ -94,7 +94,7 @@ def choose_policy(
 
     Args:
         trace: at least one window; the newest are replayed.
-        expected: asked for the windows replayed, but not for window 0, before which nothing was known.
+        expected: asked for the windows scored and the one before them, but not for window 0: nothing was known then.
         cache: share of the bytes of all objects that the cache holds, in (0, 1].
         current: the policy in use, which stays unless another is clearly better; None for none.
         regime: what kind of access it is, told from the trace if left out.
@@ -109,7 +109,8 @@ def choose_policy(
     first = scored_from(trace.windows, rules)
     tallies: list[dict[str, Tally]] = []
     for window in range(max(first - _WARM_UP, 0), trace.windows):
-        found = shadow.run(window, expected(window) if window else None)
+        # What is pinned before matters only to what is fetched when the first window that is scored begins.
+        found = shadow.run(window, expected(window) if window and window >= first - 1 else None)
         if window >= first:
             tallies.append(found)
     name, reason = judge(tallies, current, rules, lambda: regime)

@@ -39,7 +39,15 @@ def top(expected: Counts, fraction: float) -> NDArray[np.int64]:
         expected: shape (C,).
         fraction: of the C chunks, in (0, 1].
     """
-    return np.argsort(-expected, kind="stable")[: depth_of(fraction, len(expected))]
+    depth = depth_of(fraction, len(expected))
+    if depth == len(expected):
+        return np.argsort(-expected, kind="stable")
+    # Sorting only what is returned is several times as fast as sorting all.
+    least = np.partition(expected, len(expected) - depth)[len(expected) - depth]
+    above = expected > least
+    above[np.flatnonzero(expected == least)[: depth - int(np.count_nonzero(above))]] = True
+    chosen = np.flatnonzero(above)
+    return chosen[np.argsort(-expected[chosen], kind="stable")]
 
 
 # -- ranks ---------------------------------------------------------------------------------------------

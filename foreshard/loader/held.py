@@ -17,7 +17,7 @@ from foreshard.loader.scheduling import ScheduleCache
 from foreshard.loader.tiers import node_fetcher, open_disk
 from foreshard.prefetch.arena import Arena
 from foreshard.prefetch.concurrency import Concurrency
-from foreshard.prefetch.manifest import read_prefetch
+from foreshard.prefetch.manifest import advice_of, read_prefetch
 from foreshard.prefetch.prefetcher import Prefetcher
 from foreshard.prefetch.region import Region
 from foreshard.prefetch.requests import Requests
@@ -120,6 +120,7 @@ class HeldLayout:
         self.gatherer = make_gatherer(manifest, columns)
         mine = manifest.splits == split
         self._mine = mine
+        self._advised = True
         self._expect(np.where(mine, manifest.scores.astype(np.float64), 0.0))
         self.ideal: frozenset[int] | None = None
         self.schedules = ScheduleCache()
@@ -182,14 +183,15 @@ class HeldLayout:
     def uses_beyond(self, resident: frozenset[int], *, trusted: bool) -> NDArray[np.int64]:
         """Return the first use of every chunk beyond the known order, as far as anybody can tell; int64 (C,).
 
-        The layout's own prediction tells until `warm` reads a newer one. Where there is none, or it is not trusted,
-        what is in memory stays: on epochs that read everything once nothing does better.
+        The layout's own prediction tells until `warm` reads a newer one. Where there is none, or it is not trusted, or
+        the prefetch manifest says that forecasts have done no better than without, what is in memory stays: on epochs
+        that read everything once nothing does better.
 
         Args:
             resident: chunks in memory.
             trusted: whether the prediction may decide.
         """
-        return self._uses if self._predicted and trusted else pinned_uses(self._uses, resident)
+        return self._uses if self._predicted and self._advised and trusted else pinned_uses(self._uses, resident)
 
     def _expect(self, scores: NDArray[np.float64]) -> None:
         """Take expected draws of every chunk, shape (C,); where all are 0, each is as good as another."""
@@ -203,7 +205,7 @@ class HeldLayout:
             share: share of the memory they may fill.
 
         Returns:
-            The number of chunks asked for; 0 if the layout has no prefetch manifest for these nodes.
+            The number of chunks asked for; 0 if the layout has no prefetch manifest for these nodes, or these pin none.
         """
         store, keys, names = self._repository.store, self._repository.keys, self.manifest.header.nodes
         tables: list[pa.Table] = []
@@ -214,7 +216,8 @@ class HeldLayout:
                 continue  # it only advises
         if not tables:
             return 0
-        table = pa.concat_tables(tables)
+        self._advised = all(advice_of(table).forecast_decides for table in tables)
+        table = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
         chunks, expected = table.column("chunk").to_numpy(), table.column("expected").to_numpy()
         self._scores[chunks] = expected
         self._expect(self._scores)

@@ -1,5 +1,6 @@
 """The prefetch manifest of a node: which chunks to have in memory, in which order, why, and where their bytes lie."""
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -25,17 +26,74 @@ PREFETCH_SCHEMA: Final = pa.schema(
         pa.field("pinned", pa.bool_(), nullable=False),
     ]
 )
-"""One row per train chunk of the node, most wanted first; `pinned` rows fit the node's budget together."""
+"""One row per train chunk of the node, most wanted first; `pinned` rows fit the node's budget for them together."""
+
+NEVER_EVICT: Final = "keep"
+"""The policy under which memory keeps what it holds, as nothing that a forecast prefers would be used more."""
 
 
-def build_prefetch(manifest: Manifest, forecast: pa.Table, node: int, budget: int) -> pa.Table:
+@dataclass(frozen=True)
+class Advice:
+    """How far the ranking of a prefetch manifest is to be trusted; stored in its schema's metadata.
+
+    Attributes:
+        policy: what did best in the newest windows, see `foreshard.forecast.gate`.
+        pin_fraction: share of the node's budget that is pinned, in [0, 1].
+        regime: kind of access that the log shows.
+    """
+
+    policy: str
+    pin_fraction: float
+    regime: str
+
+    @property
+    def forecast_decides(self) -> bool:
+        """Whether memory should hold what is forecast, rather than what it holds anyway."""
+        return self.pin_fraction > 0 and self.policy != NEVER_EVICT
+
+    def to_metadata(self) -> dict[bytes, bytes]:
+        """Return the advice as schema metadata."""
+        fields = {"policy": self.policy, "pin_fraction": repr(self.pin_fraction), "regime": self.regime}
+        return {name.encode(): value.encode() for name, value in fields.items()}
+
+
+PIN_ALL: Final = Advice("pin", 1.0, "unknown")
+"""What a manifest without metadata means."""
+
+
+def advice_of(table: pa.Table) -> Advice:
+    """Return the advice of a prefetch manifest.
+
+    Raises:
+        CorruptDataError: its metadata does not hold one.
+    """
+    metadata = table.schema.metadata or {}
+    if b"policy" not in metadata:
+        return PIN_ALL
+    try:
+        fraction = float(metadata[b"pin_fraction"])
+        advice = Advice(metadata[b"policy"].decode(), fraction, metadata[b"regime"].decode())
+    except (KeyError, ValueError) as error:
+        raise CorruptDataError(f"a prefetch manifest has the metadata {metadata}: {error!r}; make it again") from error
+    if not 0 <= fraction <= 1:
+        raise CorruptDataError(
+            f"a prefetch manifest pins {fraction} of its budget, not a share in [0, 1]; make it again"
+        )
+    return advice
+
+
+def build_prefetch(
+    manifest: Manifest, forecast: pa.Table, node: int, budget: int, advice: Advice = PIN_ALL
+) -> pa.Table:
     """Rank the chunks of one node by expected use per byte.
 
     Args:
         manifest: the layout.
         forecast: rows of `FORECAST_SCHEMA` for the layout's chunks.
         node: the node's index in the manifest.
-        budget: bytes the node has for chunks; the best chunks that fit it are marked as pinned.
+        budget: bytes the node has for chunks; the best chunks that fit the share of it that `advice` names are marked
+            as pinned.
+        advice: stored with the table; left out, everything is pinned that fits.
 
     Returns:
         Rows of `PREFETCH_SCHEMA`.
@@ -51,7 +109,7 @@ def build_prefetch(manifest: Manifest, forecast: pa.Table, node: int, budget: in
     order = np.lexsort((chunks, -(expected / nbytes)))
     chunks, nbytes = chunks[order], nbytes[order]
     # Every chunk is probably read at least once per epoch; what memory should hold is what is read most per byte.
-    pinned = (np.cumsum(nbytes) <= budget) & (expected[order] > 0)
+    pinned = (np.cumsum(nbytes) <= int(advice.pin_fraction * budget)) & (expected[order] > 0)
     keys = np.array([shard.key for shard in manifest.shards], object)
     columns: dict[str, Any] = {
         "order": np.arange(len(chunks), dtype=np.int32),
@@ -64,7 +122,8 @@ def build_prefetch(manifest: Manifest, forecast: pa.Table, node: int, budget: in
         "end": manifest.ends[chunks],
         "pinned": pinned,
     }
-    return pa.table(columns, schema=PREFETCH_SCHEMA)
+    schema = PREFETCH_SCHEMA if advice == PIN_ALL else PREFETCH_SCHEMA.with_metadata(advice.to_metadata())
+    return pa.table(columns, schema=schema)
 
 
 def prefetch_key(keys: DatasetKeys, ref: LayoutRef, node_name: str) -> str:
@@ -75,7 +134,7 @@ def prefetch_key(keys: DatasetKeys, ref: LayoutRef, node_name: str) -> str:
 def write_prefetch(store: ObjectStore, keys: DatasetKeys, ref: LayoutRef, node_name: str, table: pa.Table) -> str:
     """Write a node's prefetch manifest and return its key; it may be replaced, as it only advises."""
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, PREFETCH_SCHEMA) as writer:
+    with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
     key = prefetch_key(keys, ref, node_name)
     store.put(key, sink.getvalue().to_pybytes())

@@ -17,6 +17,7 @@ from foreshard.forecast.metrics import (
     ndcg_at,
     precision_at,
     relative_error,
+    top,
 )
 
 some_counts = hnp.arrays(np.float64, st.just(12), elements=st.integers(0, 50).map(float))
@@ -49,6 +50,12 @@ def test_ndcg_of_a_ranking_by_hand():
     assert ndcg_at(np.array([9.0, 5, 0, 0]), actual, 0.5) == pytest.approx((1 + 3 / np.log2(3)) / (3 + 1 / np.log2(3)))
     assert ndcg_at(np.array([0.0, 0, 9, 8]), actual, 0.5) == 0
     assert ndcg_at(np.ones(4), np.zeros(4), 0.5) == 1
+
+
+@given(hnp.arrays(np.float64, st.integers(0, 30), elements=st.integers(0, 4).map(float)), fractions)
+def test_the_top_is_the_beginning_of_a_stable_sort(expected, fraction):
+    depth = depth_of(fraction, len(expected))
+    assert top(expected, fraction).tolist() == np.argsort(-expected, kind="stable")[:depth].tolist()
 
 
 @given(some_counts, some_counts, fractions, st.floats(0.1, 100))

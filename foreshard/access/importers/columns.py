@@ -131,8 +131,8 @@ class RowChecker:
             if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
                 self._type = "int"
             elif pa.types.is_binary(column.type) and len(column):  # a CSV's values are not declared to be anything
-                wrong = np.logical_or.reduce([mask for _, mask in integers(column, "object").faults])
-                self._type = "int" if 2 * int(wrong.sum()) < len(wrong) else "text"
+                wrong = dict(integers(column, "object").faults)["object no integer"]
+                self._type = "text" if 2 * int(wrong.sum()) > len(wrong) else "int"
             else:
                 self._type = "text"
         return integers(column, "object") if self._type == "int" else texts(column, "object")

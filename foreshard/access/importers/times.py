@@ -20,6 +20,7 @@ DAY_S: Final = 86_400
 _SINCE_2000_S: Final = 946_684_800
 _UNITS: Final = (1, 10**3, 10**6, 10**9)
 _1970: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_DATE: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}"
 _LARGE: Final = 10**17
 _NUMBER: Final = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$"
 
@@ -28,7 +29,7 @@ class Clock:
     """Parses a log's times, batch by batch.
 
     Integers stay as they are; numbers with a fraction become integers of a smaller unit; dates become microseconds
-    since 1970. Numbers are taken for dates in s, ms, us or ns since 1970 if half of the first batch then lie between
+    since 1970. Numbers are taken for dates in s, ms, us or ns since 1970 if most of the first batch then lie between
     2000 and now; otherwise time counts from some other origin, and no time can be in the future.
     """
 
@@ -85,11 +86,11 @@ class Clock:
         return Parsed(pa.array(values), reasons)
 
     def _texts(self, column: Column) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Parse numbers, or dates as ISO 8601, whichever most of the first batch are."""
+        """Parse numbers, or dates as ISO 8601, whichever are more in the first batch."""
         column = column.cast(pa.binary())
         number = matches(column, _NUMBER)
         if self._dates is None and len(column):
-            self._dates = 2 * int(number.sum()) < len(column)
+            self._dates = int(matches(column, _DATE).sum()) > int(number.sum())
             self._factor = 1 if matches(column, "^[+-]?[0-9]+$")[number].all() else None
         if self._dates:
             return _dates(column)
@@ -124,12 +125,15 @@ def _dates(column: Column) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
 
 
 def _future(times: NDArray[np.int64]) -> int | None:
-    """Return the first time that is in the future, in the unit that half of the times are in; None if in none."""
+    """Return the first time that is in the future, in the unit in which most times are dates; None if in none.
+
+    Times before 2000 in seconds speak for another origin; times that are no date in any unit say nothing.
+    """
     now = int(time.time()) + DAY_S
-    for unit in _UNITS:
-        if 2 * np.count_nonzero((times >= _SINCE_2000_S * unit) & (times <= now * unit)) >= len(times):
-            return now * unit
-    return None
+    dates = [np.count_nonzero((times >= _SINCE_2000_S * unit) & (times <= now * unit)) for unit in _UNITS]
+    best = int(np.argmax(dates))
+    relative = np.count_nonzero((times >= 0) & (times < _SINCE_2000_S))
+    return now * _UNITS[best] if dates[best] > relative else None
 
 
 def _iso(value: bytes | None) -> int | None:
