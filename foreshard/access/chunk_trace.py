@@ -1,4 +1,4 @@
-"""Chunk traces of our own logs: the order of touches from events, or of any layout's chunks from samples' counts."""
+"""Our own logs as chunk traces: the order of touches, from events."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -46,54 +46,11 @@ def events_trace(
     return _trace(objects, window[order], chunks, nbytes, len(epochs) * phases, phases)
 
 
-def samples_trace(
-    samples: pa.Table,
-    chunk_of: NDArray[np.int32],
-    chunks: NDArray[np.int32],
-    nbytes: NDArray[np.int64],
-    *,
-    epochs: Sequence[int],
-    phases: int,
-    seed: int = 0,
-) -> Trace:
-    """Return what draws ask of a layout that may not exist yet, in random order within each phase.
-
-    The log counts a phase's draws and forgets their order: for shuffled and weighted sampling one order is as good as
-    another, but what a sequential reader's caches gain from neighbours is not in it.
-
-    Args:
-        samples: rows of `SAMPLE_SCHEMA`; those of other epochs or chunks are passed over.
-        chunk_of: int32 (n,), chunk of every sample.
-        chunks: int32 (C,), the chunks wanted, ascending; object i of the trace is `chunks[i]`.
-        nbytes: int64 (C,), their sizes.
-        epochs: ascending.
-        phases: phases per epoch.
-        seed: of the order.
-
-    Raises:
-        LogError: a sample outside 0..n-1, or a phase outside 0..phases-1.
-    """
-    epoch, phase, ids, count = (_column(samples, name) for name in ("epoch", "phase", "sample_id", "count"))
-    if len(ids) and not 0 <= ids.min() <= ids.max() < len(chunk_of):
-        raise LogError(
-            f"samples {ids.min()}..{ids.max()} are not within 0..{len(chunk_of) - 1}; pass one snapshot's log"
-        )
-    chunk = chunk_of[ids]
-    mine = np.isin(epoch, epochs) & np.isin(chunk, chunks)
-    _check_phases(phase[mine], phases)
-    window = np.searchsorted(np.asarray(epochs), epoch[mine]) * phases + phase[mine]
-    objects = np.repeat(np.searchsorted(chunks, chunk[mine]).astype(np.int32), count[mine])
-    window = np.repeat(window, count[mine])
-    order = np.random.default_rng(seed).permutation(len(objects))
-    order = order[np.argsort(window[order], kind="stable")]
-    return _trace(objects[order], window[order], chunks, nbytes, len(epochs) * phases, phases)
-
-
 def thin(trace: Trace, history: History, most: int, *, seed: int = 0) -> tuple[Trace, History]:
     """Leave out objects, with all their requests, until no more than `most` requests are left.
 
     Caches that hold the same share of the objects' bytes hit about as often as on the whole trace (Waldspurger et al.,
-    "Efficient MRC construction with SHARDS", FAST 2015). A single object with more requests than that is left out.
+    "Efficient MRC construction with SHARDS", FAST 2015). Objects with more requests than that are left out.
 
     Args:
         trace: the trace.

@@ -1,31 +1,31 @@
 """What the memory of a layout should do: the regime of the log, and the policy that the do-no-harm gate chooses."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from foreshard.access.chunk_trace import events_trace, samples_trace, thin
-from foreshard.access.history import History, chunk_history
+from foreshard.access.chunk_trace import events_trace, thin
+from foreshard.access.history import History
 from foreshard.access.trace import Trace
 from foreshard.chain.context import Context, Inputs
 from foreshard.chain.result import Scalar
-from foreshard.forecast.gate import PolicyChoice, choose_policy
+from foreshard.forecast.gate import REPLAYED_WINDOWS, PolicyChoice, choose_policy
 from foreshard.forecast.regime import Regime, detect_regime
 from foreshard.forecast.registry import make_forecasters
 from foreshard.keys import LayoutRef
 from foreshard.prefetch.manifest import PIN_ALL, Advice
 from foreshard.shards.manifest import Manifest
-from foreshard.splits import split_code
 
 POLICY: Final = "policy"
 """Name of the document with the policy for the layout that was read."""
 
-LAYOUT_POLICY: Final = "layout_policy"
-"""Name of the document with the policy for the layout that was made."""
+ADVICE: Final = "advice"
+"""Name of the document with what the prefetch manifests of the layout that was made carry."""
 
 STAGE_EVENTS: Final = "access/events"
 STAGE_FORECAST: Final = "access/forecast"
@@ -58,48 +58,50 @@ def policy_of_events(
     regime = detect_regime(history, nbytes=manifest.rows[chunks].astype(np.int64))
     epochs, phases = np.unique(history.epochs).tolist(), history.phases_per_epoch
     sizes = manifest.nbytes[chunks]
+    events = events.filter(pc.is_in(events.column("epoch"), pa.array(epochs[-_replayed_epochs(phases) :], pa.int32())))
     generation = manifest.header.generation
     trace = events_trace(events, chunks, sizes, generation=generation, epochs=epochs, phases=phases)
     return regime, _choose(context, inputs, trace, history, regime, model)
 
 
-def policy_of_layout(context: Context, inputs: Inputs, manifest: Manifest) -> dict[str, Any] | None:
-    """Return the policy for a layout that was made from a log, as `policy_document`; None for a first layout.
+def _replayed_epochs(phases: int) -> int:
+    """Epochs that hold the windows that the gate replays; older events need not be looked at."""
+    return -(-REPLAYED_WINDOWS // phases)
 
-    If the parent packs the same chunks, it is what the forecast stage chose. If not, how the parent's chunks were
-    touched does not tell: packing hot samples together is what makes pinning pay. It is chosen from the samples drawn
-    then, as if those of a phase had come in any order, and written as `layout_policy`.
 
-    Raises:
-        StorageError: a stage before has not run.
+def advice_for(context: Context, inputs: Inputs, manifest: Manifest) -> tuple[Advice, str]:
+    """Return what a layout's prefetch manifests are to carry, and why; written as `advice`.
+
+    A layout that packs other chunks than the one that was read was not tried: packing hot samples together is what
+    makes pinning pay, and a log cannot tell how a layout would have done that was made from it. It is pinned as
+    forecast until its own log tells, unless the log drifts: that does not depend on the packing.
     """
-    if inputs.bootstrap:
-        return None
     work = context.work(inputs.generation)
     stored = work.find_json(POLICY)
+    if stored is None:
+        advice, reason = PIN_ALL, "There is no log yet to try a policy on."
+    elif stored["policy"] is None:
+        advice, reason = replace(PIN_ALL, regime=stored["regime"]["kind"]), stored["reason"]
+    elif stored["regime"]["kind"] == "drift" or _same_chunks(context, inputs, manifest):
+        advice, reason = Advice(stored["policy"], stored["pin_fraction"], stored["regime"]["kind"]), stored["reason"]
+    else:
+        advice = replace(PIN_ALL, regime=stored["regime"]["kind"])
+        reason = "This layout packs other chunks than the one that was read: they are pinned as forecast until read."
+    work.put_json(ADVICE, {**asdict(advice), "reason": reason})
+    return advice, reason
+
+
+def _same_chunks(context: Context, inputs: Inputs, manifest: Manifest) -> bool:
     parent = context.repository.open(inputs.parent) if inputs.parent is not None else None
-    if stored is not None and parent is not None and np.array_equal(parent.chunk_of, manifest.chunk_of):
-        return stored
-    chunks = np.flatnonzero(manifest.splits == split_code("train")).astype(np.int32)
-    samples, phases = work.table("samples", stage=STAGE_EVENTS), context.config.loader.phases
-    whole = chunk_history(samples, manifest.chunk_of, len(manifest), phases)
-    history = replace(whole, counts=whole.counts[:, chunks])
-    regime = detect_regime(history, nbytes=manifest.rows[chunks].astype(np.int64))
-    epochs, sizes = np.unique(history.epochs).tolist(), manifest.nbytes[chunks]
-    trace = samples_trace(samples, manifest.chunk_of, chunks, sizes, epochs=epochs, phases=phases)
-    model = work.json("forecast", stage=STAGE_FORECAST)["model"]
-    choice = _choose(context, inputs, trace, history, regime, model)
-    document = policy_document(regime, choice, manifest.ref)
-    work.put_json(LAYOUT_POLICY, document)
-    return document
+    return parent is not None and np.array_equal(parent.chunk_of, manifest.chunk_of)
 
 
 def _choose(
     context: Context, inputs: Inputs, trace: Trace, history: History, regime: Regime, model: str
 ) -> PolicyChoice | None:
+    trace, history = thin(trace, history, _MOST_REQUESTS)
     if trace.windows < 2 or not len(trace.window(trace.windows - 1)):  # noqa: PLR2004 - one to learn from, one to try
         return None
-    trace, history = thin(trace, history, _MOST_REQUESTS)
     expected = _next_epoch(history, model)
     share = context.config.loader.cache_fraction
     return choose_policy(trace, expected, share, current=_current(context, inputs), regime=regime)
@@ -122,8 +124,7 @@ def _current(context: Context, inputs: Inputs) -> str | None:
     """The policy of the layout that was read, so that it stays unless another is clearly better."""
     if inputs.parent is None:
         return None
-    work = context.work(inputs.parent.generation)
-    stored = work.find_json(LAYOUT_POLICY) or work.find_json(POLICY)
+    stored = context.work(inputs.parent.generation).find_json(ADVICE)
     return stored["policy"] if stored else None
 
 
@@ -154,10 +155,3 @@ def regime_rows(document: dict[str, Any]) -> list[dict[str, Scalar]]:
     """Return the evidence for the regime as rows of a report."""
     figures = {name: value for name, value in document["regime"].items() if name not in ("kind", "words")}
     return [{"figure": name, "value": value} for name, value in figures.items() if value is not None]
-
-
-def advice_from(document: dict[str, Any] | None) -> Advice:
-    """Return what a prefetch manifest is to carry."""
-    if document is None or document["policy"] is None:
-        return PIN_ALL
-    return Advice(document["policy"], document["pin_fraction"], document["regime"]["kind"])

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from foreshard.chain.context import Context
 from foreshard.chain.planning import STAGE_PLAN, layout_ref
-from foreshard.chain.policy import advice_from, policy_of_layout
+from foreshard.chain.policy import advice_for
 from foreshard.chain.result import StageResult, digest_of
 from foreshard.prefetch.manifest import build_prefetch, write_prefetch
 from foreshard.shards.assemble import Figures
@@ -77,12 +77,11 @@ def node_budget(context: Context, manifest: Manifest, node: int) -> int:
 def prefetch_stage(context: Context, generation: str) -> StageResult:
     """Write for each node which chunks to have in memory, in which order, with probability and byte range.
 
-    How much of that is pinned follows from the policy that the do-no-harm gate chooses for the layout.
+    How much of that is pinned follows from the policy that the do-no-harm gate chose.
     """
     manifest = context.repository.open(layout_ref(context, generation))
     ranked = context.work(generation).table("ranked", stage=STAGE_PLAN)
-    policy = policy_of_layout(context, context.inputs(generation), manifest)
-    advice = advice_from(policy)
+    advice, reason = advice_for(context, context.inputs(generation), manifest)
     rows: list[dict[str, str | int | float]] = []
     written: list[str] = []
     for node, name in enumerate(manifest.header.nodes):
@@ -103,7 +102,7 @@ def prefetch_stage(context: Context, generation: str) -> StageResult:
             "policy": advice.policy,
             "pin_fraction": advice.pin_fraction,
             "regime": advice.regime,
-            "policy_reason": policy["reason"] if policy else "A first layout has no log to learn from.",
+            "policy_reason": reason,
         },
         tables={"nodes": rows[:50]},
     )

@@ -26,6 +26,9 @@ Expected = Callable[[int], NDArray[np.float64]]
 _WARM_UP: Final = 5
 """Windows before those scored that fill the caches."""
 
+REPLAYED_WINDOWS: Final = _WARM_UP + DEFAULT_RULES.scored
+"""Windows at the end of a trace that `choose_policy` replays by default."""
+
 EVIDENCE_SCHEMA: Final = pa.schema(
     [
         ("policy", pa.string()),

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from foreshard.layout.plan import Plan, chunk_content_ids
-from foreshard.prefetch.manifest import build_prefetch, write_prefetch
+from foreshard.prefetch.manifest import PIN_ALL, Advice, build_prefetch, write_prefetch
 from foreshard.shards.manifest import Manifest
 from foreshard.shards.repository import Repository
 from foreshard.source import Snapshot, SourceReader, take_snapshot
@@ -107,7 +107,7 @@ def publish(dataset: Dataset, epoch: int, *, seed: int, chunk_rows: int = 40) ->
     return dataset.repository.open(ref)
 
 
-def advise(dataset: Dataset, manifest: Manifest, expected: np.ndarray, budget: int) -> None:
+def advise(dataset: Dataset, manifest: Manifest, expected: np.ndarray, budget: int, advice: Advice = PIN_ALL) -> None:
     """Write a prefetch manifest for every node from expected draws per chunk."""
     forecast = pa.table(
         {
@@ -119,5 +119,5 @@ def advise(dataset: Dataset, manifest: Manifest, expected: np.ndarray, budget: i
     )
     ref: LayoutRef = manifest.ref
     for node, name in enumerate(manifest.header.nodes):
-        table = build_prefetch(manifest, forecast, node, budget)
+        table = build_prefetch(manifest, forecast, node, budget, advice)
         write_prefetch(dataset.repository.store, dataset.repository.keys, ref, name, table)

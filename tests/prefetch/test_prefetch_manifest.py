@@ -12,7 +12,10 @@ from layouts import make_dataset, publish
 
 from foreshard.errors import ConfigError, CorruptDataError, ObjectNotFoundError
 from foreshard.prefetch.manifest import (
+    PIN_ALL,
     PREFETCH_SCHEMA,
+    Advice,
+    advice_of,
     build_prefetch,
     prefetch_key,
     read_prefetch,
@@ -100,3 +103,43 @@ def test_a_manifest_comes_back_as_written_and_damage_is_told_by_key(dataset, man
         store.put(key, damaged)
         with pytest.raises(CorruptDataError, match=r"prefetch manifest .*node1.arrow"):
             read_prefetch(store, keys, manifest.ref, "node1")
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.5, 0.75, 1.0])
+def test_no_more_is_pinned_than_the_policys_share_of_the_budget(dataset, manifest, forecast, fraction):
+    advice = Advice(f"hybrid-{fraction:g}", fraction, "drift")
+    table = build_prefetch(manifest, forecast, 1, 5000, advice)
+    pinned = table.column("pinned").to_numpy()
+    assert pinned.tolist() == build_prefetch(manifest, forecast, 1, int(5000 * fraction)).column("pinned").to_pylist()
+    assert pinned.any() == (fraction > 0)
+    store, keys = dataset.repository.store, dataset.repository.keys
+    write_prefetch(store, keys, manifest.ref, "node1", table)
+    read = read_prefetch(store, keys, manifest.ref, "node1")
+    assert read.equals(table)
+    assert advice_of(read) == advice
+    assert read.schema.metadata[b"policy"] == advice.policy.encode()
+
+
+def test_a_manifest_without_metadata_pins_all_as_before(manifest, forecast):
+    table = build_prefetch(manifest, forecast, 1, 5000)
+    assert table.schema.metadata is None
+    assert advice_of(table) == PIN_ALL
+    assert PIN_ALL.forecast_decides
+    assert [Advice(*fields).forecast_decides for fields in (("lru", 0.0, "drift"), ("keep", 1.0, "uniform"))] == [
+        False
+    ] * 2
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"policy": "pin"},
+        {"policy": "pin", "pin_fraction": "most", "regime": "drift"},
+        {"policy": "pin", "pin_fraction": "1.5", "regime": "drift"},
+        {"policy": "pin", "pin_fraction": "nan", "regime": "drift"},
+    ],
+)
+def test_damaged_metadata_is_named(manifest, forecast, metadata):
+    table = build_prefetch(manifest, forecast, 1, 5000).replace_schema_metadata(metadata)
+    with pytest.raises(CorruptDataError, match="make it again"):
+        advice_of(table)
