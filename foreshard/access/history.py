@@ -51,6 +51,51 @@ class History:
         return History(self.counts[:window], self.epochs[:window], self.phases[:window], self.phases_per_epoch)
 
 
+class DrawCounter:
+    """Counts draws per chunk and window, table by table.
+
+    Args:
+        chunk_of: shape (n,), chunk of every sample in the layout of interest.
+        chunks: chunks of that layout, C.
+        phases: phases per epoch.
+    """
+
+    def __init__(self, chunk_of: NDArray[np.int32], chunks: int, phases: int) -> None:
+        self._chunk_of = chunk_of
+        self._chunks = chunks
+        self._phases = phases
+        self._counts: dict[int, NDArray[np.float64]] = {}
+
+    def add(self, samples: pa.Table) -> None:
+        """Count rows of `SAMPLE_SCHEMA`.
+
+        Raises:
+            LogError: a sample outside 0..n-1, a phase outside 0..phases-1, or a chunk outside 0..C-1.
+        """
+        ids = _column(samples, "sample_id")
+        _check_within(ids, len(self._chunk_of), "sample_id")
+        chunk = np.asarray(self._chunk_of, np.int64)[ids]
+        _check_within(chunk, self._chunks, "chunk")
+        phase, epoch = _column(samples, "phase"), _column(samples, "epoch")
+        _check_within(phase, self._phases, "phase")
+        drawn = np.asarray(_column(samples, "count"), np.float64)
+        cell = phase * self._chunks + chunk
+        for one in np.unique(epoch).tolist():
+            mine = epoch == one
+            counts = self._counts.setdefault(one, np.zeros(self._phases * self._chunks))
+            np.add.at(counts, cell[mine], drawn[mine])
+
+    def history(self) -> History:
+        """Return the windows of every epoch that had rows; counts add up to the tables'."""
+        epochs = np.array(sorted(self._counts), np.int64)
+        counts = np.empty((len(epochs) * self._phases, self._chunks))
+        for number, epoch in enumerate(epochs.tolist()):
+            # Each epoch's counts are given up as soon as they are copied.
+            rows = slice(number * self._phases, (number + 1) * self._phases)
+            counts[rows] = self._counts.pop(epoch).reshape(self._phases, self._chunks)
+        return _history(counts, epochs, self._phases)
+
+
 def chunk_history(samples: pa.Table, chunk_of: NDArray[np.int32], chunks: int, phases: int) -> History:
     """Count draws per chunk and window.
 

@@ -5,19 +5,25 @@ left out, while the valid objects beside it are kept. Whether a window with gaps
 `require_complete` is the strict one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
+from foreshard.access.history import DrawCounter, History
 from foreshard.access.markers import EpochMarker, read_marker
-from foreshard.access.schema import EVENT_SCHEMA, KINDS, SAMPLE_SCHEMA, LogKind, describe_steps
-from foreshard.access.validate import ValidLog, read_log
+from foreshard.access.schema import EVENT_SCHEMA, KINDS, SAMPLE_SCHEMA, LogKind, LogObject, describe_steps
+from foreshard.access.validate import read_log
 from foreshard.errors import LogError, ObjectNotFoundError
 from foreshard.keys import DatasetKeys
 from foreshard.storage import ObjectStore
+
+Take = Callable[[LogKind, pa.Table], None]
+"""Receives the valid rows of one log object, by epoch and rank, events before samples."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +58,17 @@ class Ingested:
     problems: tuple[Problem, ...]
 
 
-@dataclass
-class _Window:
-    """What has been found so far."""
+@dataclass(frozen=True)
+class Streamed:
+    """What is known of a window of epochs besides its rows.
 
-    tables: Mapping[LogKind, list[pa.Table]] = field(default_factory=lambda: {"events": [], "samples": []})
-    markers: list[EpochMarker] = field(default_factory=list[EpochMarker])
-    problems: list[Problem] = field(default_factory=list[Problem])
+    Attributes:
+        markers: the readable markers, by epoch.
+        problems: everything that is wrong, by epoch.
+    """
 
-    def error(self, key: str, what: str) -> None:
-        self.problems.append(Problem(key, what, "error"))
+    markers: tuple[EpochMarker, ...]
+    problems: tuple[Problem, ...]
 
 
 def ingest(store: ObjectStore, keys: DatasetKeys, run: str, epochs: range) -> Ingested:
@@ -82,7 +89,63 @@ def ingest(store: ObjectStore, keys: DatasetKeys, run: str, epochs: range) -> In
     Raises:
         StorageError: the store cannot be asked; that says nothing about the logs.
     """
-    window = _Window()
+    tables: dict[LogKind, list[pa.Table]] = {kind: [] for kind in KINDS}
+    found = stream_logs(store, keys, run, epochs, lambda kind, table: tables[kind].append(table))
+    events, samples = _concat(tables["events"], EVENT_SCHEMA), _concat(tables["samples"], SAMPLE_SCHEMA)
+    return Ingested(events, samples, found.markers, found.problems)
+
+
+def ingest_history(
+    store: ObjectStore,
+    keys: DatasetKeys,
+    run: str,
+    epochs: range,
+    chunk_of: NDArray[np.int32],
+    chunks: int,
+    phases: int,
+) -> tuple[History, Streamed]:
+    """Count a window's draws per chunk and phase while its logs are read: no more than one object is held at a time.
+
+    Args:
+        store: where the run reports.
+        keys: object names of the dataset.
+        run: name of the training job.
+        epochs: the epochs wanted.
+        chunk_of: shape (n,), chunk of every sample in the layout of interest.
+        chunks: chunks of that layout, C.
+        phases: phases per epoch.
+
+    Returns:
+        What `chunk_history` makes of `ingest`'s samples, and what is known of them.
+
+    Raises:
+        LogError: a sample, phase or chunk outside the layout.
+        StorageError: the store cannot be asked.
+    """
+    counter = DrawCounter(chunk_of, chunks, phases)
+
+    def take(kind: LogKind, table: pa.Table) -> None:
+        if kind == "samples":
+            counter.add(table)
+
+    found = stream_logs(store, keys, run, epochs, take)
+    return counter.history(), found
+
+
+def stream_logs(store: ObjectStore, keys: DatasetKeys, run: str, epochs: range, take: Take) -> Streamed:
+    """Read and validate a window's logs as `ingest` does, and hand on each object's rows instead of keeping them.
+
+    Args:
+        store: where the run reports.
+        keys: object names of the dataset.
+        run: name of the training job.
+        epochs: the epochs wanted.
+        take: receives the rows that `ingest` would return, in the same order.
+
+    Raises:
+        StorageError: the store cannot be asked.
+    """
+    window = _Window(take)
     for epoch in epochs:
         try:
             marker = read_marker(store, keys, run, epoch)
@@ -94,12 +157,7 @@ def ingest(store: ObjectStore, keys: DatasetKeys, run: str, epochs: range) -> In
         else:
             window.markers.append(marker)
             _ingest_epoch(store, keys, marker, window)
-    return Ingested(
-        _concat(window.tables["events"], EVENT_SCHEMA),
-        _concat(window.tables["samples"], SAMPLE_SCHEMA),
-        tuple(window.markers),
-        tuple(window.problems),
-    )
+    return Streamed(tuple(window.markers), tuple(window.problems))
 
 
 def require_complete(ingested: Ingested) -> None:
@@ -114,56 +172,86 @@ def require_complete(ingested: Ingested) -> None:
         raise LogError(f"access log {errors[0].key!r} {errors[0].what}{more}")
 
 
+@dataclass
+class _Window:
+    """What has been found so far."""
+
+    take: Take
+    markers: list[EpochMarker] = field(default_factory=list[EpochMarker])
+    problems: list[Problem] = field(default_factory=list[Problem])
+
+    def error(self, key: str, what: str) -> None:
+        self.problems.append(Problem(key, what, "error"))
+
+
 def _ingest_epoch(store: ObjectStore, keys: DatasetKeys, marker: EpochMarker, window: _Window) -> None:
     before = len(window.problems)
-    valid: list[ValidLog] = []
-    for log in sorted(marker.logs, key=lambda entry: (entry.rank, entry.key)):
-        try:
-            valid.append(read_log(store, keys, marker, log))
-        except LogError as error:
-            window.error(log.key, str(error))
-    kept = [
-        log
-        for kind in KINDS
-        for rank in range(marker.world_size)
-        for log in _cover(keys, marker, (kind, rank), valid, window)
-    ]
-    for log in kept:
-        window.tables[log.log.kind].append(log.table)
+    covers: dict[tuple[LogKind, int], _Cover] = {}
+    logs = sorted(marker.logs, key=lambda log: (log.rank, KINDS.index(log.kind), log.key))
+    for (kind, rank), entries in groupby(logs, key=lambda log: (log.kind, log.rank)):
+        covers[kind, rank] = _read_rank(store, keys, marker, list(entries), window)
+    for kind in KINDS:
+        for rank in range(marker.world_size):
+            cover = covers.get((kind, rank), _Cover())
+            window.problems.extend(cover.problems)
+            if not cover.kept:
+                what = (
+                    f"has no valid {kind} log of rank {rank}; find out why that rank did not log, and leave the epoch "
+                    "out"
+                )
+                window.error(keys.marker(marker.run, marker.epoch), what)
     if len(window.problems) == before:
-        _check_draws(keys, marker, kept, window)
+        _check_draws(keys, marker, sum(cover.draws for cover in covers.values()), window)
     _warn_unlisted(store, keys, marker, window)
 
 
-def _cover(
-    keys: DatasetKeys, marker: EpochMarker, who: tuple[LogKind, int], valid: Sequence[ValidLog], window: _Window
-) -> list[ValidLog]:
-    """Return one rank's logs of a kind that cover each step at most once, and report the steps nobody covers."""
-    kind, rank = who
-    covered = np.zeros(marker.steps, bool)
-    kept: list[ValidLog] = []
-    for log in valid:
-        if (log.log.kind, log.log.rank) != who:
+@dataclass
+class _Cover:
+    """What one rank's logs of a kind cover.
+
+    Attributes:
+        kept: whether any of them is valid.
+        draws: samples drawn, as far as these logs tell.
+        problems: steps that they cover twice or not at all.
+    """
+
+    kept: bool = False
+    draws: int = 0
+    problems: list[Problem] = field(default_factory=list[Problem])
+
+
+def _read_rank(
+    store: ObjectStore, keys: DatasetKeys, marker: EpochMarker, logs: Sequence[LogObject], window: _Window
+) -> _Cover:
+    """Hand on one rank's logs of a kind that cover each step at most once; those that cannot be read are reported."""
+    cover, last = _Cover(), ""
+    covered = np.zeros(0, bool)
+    for log in logs:
+        try:
+            valid = read_log(store, keys, marker, log)
+        except LogError as error:
+            window.error(log.key, str(error))
             continue
-        again = log.steps[covered[log.steps]]
+        covered = covered if cover.kept else np.zeros(marker.steps, bool)
+        again = valid.steps[covered[valid.steps]]
         if len(again):
-            window.error(log.log.key, f"repeats steps {describe_steps(again)} of rank {rank}; list each step once")
+            what = f"repeats steps {describe_steps(again)} of rank {log.rank}; list each step once"
+            cover.problems.append(Problem(log.key, what, "error"))
             continue
-        covered[log.steps] = True
-        kept.append(log)
+        covered[valid.steps] = True
+        cover.kept, last = True, log.key
+        if log.kind == "samples":
+            cover.draws += int(np.sum(valid.table.column("count").to_numpy()))
+        window.take(log.kind, valid.table)
     missing = np.flatnonzero(~covered)
-    if not kept:
-        what = f"has no valid {kind} log of rank {rank}; find out why that rank did not log, and leave the epoch out"
-        window.error(keys.marker(marker.run, marker.epoch), what)
-    elif len(missing):
-        what = f"lacks steps {describe_steps(missing)} of rank {rank}, which nobody logged; leave the epoch out"
-        window.error(kept[-1].log.key, what)
-    return kept
+    if len(missing):
+        what = f"lacks steps {describe_steps(missing)} of rank {logs[0].rank}, which nobody logged; leave the epoch out"
+        cover.problems.append(Problem(last, what, "error"))
+    return cover
 
 
-def _check_draws(keys: DatasetKeys, marker: EpochMarker, kept: Sequence[ValidLog], window: _Window) -> None:
+def _check_draws(keys: DatasetKeys, marker: EpochMarker, drawn: int, window: _Window) -> None:
     """Only where nothing else is wrong: a lost object explains lost draws."""
-    drawn = sum(int(np.sum(log.table.column("count").to_numpy())) for log in kept if log.log.kind == "samples")
     if drawn != marker.draws:
         what = f"says that {marker.draws} samples were drawn, its logs hold {drawn}; leave the epoch out of the window"
         window.error(keys.marker(marker.run, marker.epoch), what)

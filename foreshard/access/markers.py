@@ -18,6 +18,10 @@ from foreshard.storage import ObjectStore
 _MARKER_NAME: Final = re.compile(r"e([0-9]{6,})\.json")
 
 _TEXTS: Final = ("run", "generation", "plan_digest", "write_id")
+_INT64: Final = 2**63 - 1
+_LARGEST: Final = {"epoch": 2**31 - 1, "steps": 2**31 - 1, "phases": 2**15 - 1, "world_size": 2**15, "rank": 2**15 - 1}
+"""What a writer can log at most: a damaged number must not make a reader wait for a billion ranks."""
+
 _NUMBERS: Final = ("epoch", "world_size", "steps", "phases", "draws")
 
 
@@ -74,13 +78,13 @@ class EpochMarker:
             texts = {name: _typed(raw, name, str) for name in _TEXTS}
             numbers = {name: _typed(raw, name, int) for name in _NUMBERS}
             return cls(**texts, **numbers, logs=logs, info=dict(raw["info"]))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise LogError(f"marker cannot be read: {error!r}") from error
 
 
 def _typed(raw: Mapping[str, Any], name: str, kind: type) -> Any:  # noqa: ANN401 -- the type is the argument's
     value = raw[name]
-    if type(value) is not kind or (kind is int and value < 0):
+    if type(value) is not kind or (kind is int and not 0 <= value <= _LARGEST.get(name, _INT64)):
         raise ValueError(f"{name} is {value!r}")
     return value
 

@@ -119,7 +119,7 @@ class LogHeader:
                 raise LogError(f"is of another log format than {FORMAT}; read it with the foreshard that wrote it")
             raw["recorded"] = tuple((int(start), int(stop)) for start, stop in raw["recorded"])
             return cls(**raw)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
             raise LogError(f"has a header that cannot be read ({error!r})") from error
 
 
