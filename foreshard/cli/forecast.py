@@ -124,12 +124,10 @@ class _Asked:
     models: str | None
     top: int
 
-    def names(self) -> tuple[str, ...]:
-        """Return the forecasters to choose from."""
-        from foreshard.forecast.registry import DEFAULT_NAMES
-
+    def names(self) -> tuple[str, ...] | None:
+        """Return the forecasters to choose from; None for those that suit the log."""
         if self.models is None:
-            return DEFAULT_NAMES
+            return None
         return tuple(name.strip() for name in self.models.split(",") if name.strip())
 
     def check(self) -> None:
@@ -143,7 +141,9 @@ class _Asked:
 
         if not 0 < self.cache_fraction <= 1:
             raise ConfigError(f"--cache-fraction {self.cache_fraction} must be above 0 and at most 1; a tenth is 0.1")
-        make_forecasters(self.names())
+        names = self.names()
+        if names is not None:
+            make_forecasters(names)
         if not self.log.exists():
             raise LogError(f"there is no log {str(self.log)!r}; name a file, or a folder of files of one format")
 

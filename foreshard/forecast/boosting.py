@@ -11,14 +11,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-TREES: Final = 80
+TREES: Final = 60
 SEED: Final = 1
 
 _LEAF_ROWS: Final = 200
+_LEAST_LEAF_ROWS: Final = 20
 _PROBE_SECONDS: Final = 120
 # One thread: sums of gradients depend on how rows are dealt to threads, and forecasts must not.
 _PARAMETERS: Final[dict[str, Any]] = {
-    "learning_rate": 0.08,
+    "learning_rate": 0.1,
     "num_leaves": 8,
     "lambda_l2": 5.0,
     "max_bin": 63,
@@ -30,9 +31,7 @@ _PARAMETERS: Final[dict[str, Any]] = {
 }
 
 
-def boost(
-    objective: str, columns: NDArray[np.float32], start: NDArray[np.float64], target: NDArray[np.float64]
-) -> Any:  # noqa: ANN401 -- lightgbm has no types
+def boost(objective: str, columns: NDArray[np.float32], start: NDArray[np.float64], target: NDArray[np.float64]) -> Any:  # noqa: ANN401 -- lightgbm has no types
     """Return a booster whose raw score corrects `start`; the same bits for the same rows, whatever the thread count.
 
     Leaves are few and hold many rows, as what is left of counts beside the moving average is noise for the most part.
@@ -47,7 +46,7 @@ def boost(
 
     parameters = _PARAMETERS | {
         "objective": objective,
-        "min_data_in_leaf": max(5, min(_LEAF_ROWS, len(target) // 100)),
+        "min_data_in_leaf": max(_LEAST_LEAF_ROWS, min(_LEAF_ROWS, len(target) // 25)),
     }
     table = lightgbm.Dataset(columns, target, init_score=start, params=parameters)
     return lightgbm.train(parameters, table, num_boost_round=TREES)
@@ -63,7 +62,9 @@ def lightgbm_trouble() -> str | None:
     if must_go_out():
         return _trouble_in_child()
     try:
-        import lightgbm  # noqa: F401 -- loads its library
+        import lightgbm
+
+        assert lightgbm.Booster  # the import has loaded its library
     except ImportError as error:
         return f"LightGBM is not installed ({error}): pip install 'foreshard[plan]'"
     except OSError as error:

@@ -57,7 +57,9 @@ class EnsembleForecaster:
         counts = [made[id(member)] for member in self._counting if id(member) in made]
         odds = [made[id(member)] for member in self._judging if id(member) in made] or counts
         logs = [np.log(part.expected + _LITTLE) for part in counts]
-        expected = np.maximum(np.exp(np.mean(logs, axis=0)) - _LITTLE, 0.0)
+        # Exactly 0 where nobody expects any: the exponential of a logarithm is only nearly what it was.
+        some = np.any([part.expected > 0 for part in counts], axis=0)
+        expected = np.where(some, np.maximum(np.exp(np.mean(logs, axis=0)) - _LITTLE, 0.0), 0.0)
         return Forecast(
             expected,
             np.mean([part.probability for part in odds], axis=0),

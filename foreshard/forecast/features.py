@@ -158,8 +158,6 @@ def _spans(depth: int) -> tuple[int, ...]:
     return tuple(span for span in SPANS if span <= depth)
 
 
-def _distance(read: NDArray[np.bool_], depth: int) -> NDArray[np.int64]:
+def _distance(read: NDArray[np.bool_], depth: int) -> NDArray[np.float64]:
     """How many windows come before the first one with an access; `depth` without any."""
-    return np.where(read.any(0), read.argmax(0), depth)
-
-
+    return np.where(read.any(0), read.argmax(0), depth).astype(np.float64)

@@ -37,7 +37,9 @@ def known_touches(ids: NDArray[np.int64], chunk_of: NDArray[np.int32], chunks: i
         )
     chunk = np.asarray(chunk_of, np.int64)[ids]
     if len(chunk) and not 0 <= int(chunk.min()) <= int(chunk.max()) < chunks:
-        raise ConfigError(f"samples lie in chunks {chunk.min()}..{chunk.max()}, and there are {chunks}; pass one layout")
+        raise ConfigError(
+            f"samples lie in chunks {chunk.min()}..{chunk.max()}, and there are {chunks}; pass one layout"
+        )
     phase = np.arange(len(chunk)) * phases // max(1, len(chunk))
     return np.bincount(phase * chunks + chunk, minlength=phases * chunks).reshape(phases, chunks)
 

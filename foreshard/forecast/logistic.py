@@ -1,8 +1,8 @@
-"""Logistic regression on the learned forecasters' features: probabilities as good as the trees', for a tenth of the time.
+"""Logistic regression on the learned forecasters' features: probabilities as good as trees', much cheaper.
 
-It corrects the moving average's log odds, with every correction shrunk towards none. It says nothing about how many
-accesses there will be: ranking by a probability fails at the head (research/forecast.md §2b), so its expected counts are
-the moving average's.
+It corrects the moving average's log odds, with every correction shrunk towards none. It does not tell how many accesses
+there will be: ranking by a probability fails at the head (research/forecast.md §2b), so its expected counts are the
+moving average's.
 """
 
 from dataclasses import dataclass

@@ -11,7 +11,7 @@ from foreshard.access.history import History
 from foreshard.errors import ConfigError, LogError
 from foreshard.forecast.backtest import MIN_WINDOWS, Backtest, backtest
 from foreshard.forecast.base import Forecast
-from foreshard.forecast.registry import DEFAULT_NAMES, make_forecasters
+from foreshard.forecast.registry import default_names, make_forecasters
 
 FORECAST_SCHEMA: Final = pa.schema(
     [
@@ -51,18 +51,20 @@ class ForecastResult:
     note: str = ""
 
 
-def forecast_chunks(history: History, *, cache_fraction: float, names: Sequence[str] = DEFAULT_NAMES) -> ForecastResult:
+def forecast_chunks(history: History, *, cache_fraction: float, names: Sequence[str] | None = None) -> ForecastResult:
     """Choose a forecaster by backtest, fit it on the whole history and rank the chunks for the next epoch.
 
     Args:
         history: accesses so far, on the layout whose chunks are to be ranked.
         cache_fraction: share of the chunks that fit into the cache, in (0, 1].
-        names: forecasters to choose from; with fewer than three windows it is always `ewma`.
+        names: forecasters to choose from, `default_names` unless given; with fewer than three windows it is always
+            `ewma`.
 
     Raises:
         LogError: the history is empty.
         ConfigError: see `backtest`.
     """
+    names = names if names is not None else default_names(history)
     make_forecasters(names)
     if not history.windows or not history.chunks:
         raise LogError(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from foreshard.access.history import History
 from foreshard.errors import ConfigError
 from foreshard.forecast.base import Forecaster
 from foreshard.forecast.ensemble import EnsembleForecaster
@@ -31,8 +32,17 @@ FORECASTERS: Final[Mapping[str, Callable[[], Forecaster]]] = {
 }
 """`prophet_top.TopProphetForecaster` is not here: it is made for a list of chunks."""
 
-DEFAULT_NAMES: Final = ("last", "seasonal", "ewma", "tsb", "gbm", "prophet", "ensemble")
-"""What is backtested unless told otherwise."""
+DEFAULT_NAMES: Final = ("last", "seasonal", "ewma", "tsb", "gbm", "ensemble")
+"""What is backtested unless told otherwise; see `default_names`."""
+
+
+def default_names(history: History) -> tuple[str, ...]:
+    """Return what is backtested unless told otherwise: `prophet` as well where epochs have phases.
+
+    Without a season it was never better than the moving average (research/forecast.md §2b), and it takes as long as all
+    others together to load.
+    """
+    return (*DEFAULT_NAMES, "prophet") if history.phases_per_epoch > 1 else DEFAULT_NAMES
 
 
 def make_forecasters(names: Sequence[str]) -> dict[str, Forecaster]:
@@ -47,5 +57,10 @@ def make_forecasters(names: Sequence[str]) -> dict[str, Forecaster]:
     if "ensemble" not in names:
         return {name: FORECASTERS[name]() for name in names}
     ewma, gbm, logistic = (SharedForecaster(FORECASTERS[name]()) for name in ("ewma", "gbm", "logistic"))
-    made = {"ewma": ewma, "gbm": gbm, "logistic": logistic, "ensemble": EnsembleForecaster([ewma, gbm], [gbm, logistic])}
+    made = {
+        "ewma": ewma,
+        "gbm": gbm,
+        "logistic": logistic,
+        "ensemble": EnsembleForecaster([ewma, gbm], [gbm, logistic]),
+    }
     return {name: made[name] if name in made else FORECASTERS[name]() for name in names}

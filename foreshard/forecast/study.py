@@ -17,7 +17,7 @@ from foreshard.forecast.gate import PolicyChoice, choose_policy
 from foreshard.forecast.judging import SCORED_WINDOWS, Rules, capacity_of, scored_from
 from foreshard.forecast.ranking import ForecastResult, forecast_chunks
 from foreshard.forecast.regime import Regime, detect_regime
-from foreshard.forecast.registry import DEFAULT_NAMES, make_forecasters
+from foreshard.forecast.registry import make_forecasters
 from foreshard.simulate.belady import plan_residency
 
 MIN_REQUESTS: Final = 10
@@ -63,7 +63,7 @@ def study_log(
     imported: Imported,
     *,
     cache_fraction: float,
-    names: Sequence[str] = DEFAULT_NAMES,
+    names: Sequence[str] | None = None,
     told: Callable[[str], None] = lambda _: None,
 ) -> Study:
     """Find out all that can be said of a log.
@@ -71,7 +71,7 @@ def study_log(
     Args:
         imported: the log.
         cache_fraction: share of the objects, and of their bytes, that fit into the cache, in (0, 1].
-        names: forecasters to choose from.
+        names: forecasters to choose from; those that suit the log if None.
         told: is called with what is done next.
 
     Raises:

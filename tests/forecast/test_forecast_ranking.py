@@ -6,7 +6,7 @@ from foreshard.errors import ConfigError, LogError
 from foreshard.forecast.base import Forecast
 from foreshard.forecast.plots import forecast_plots
 from foreshard.forecast.ranking import FORECAST_SCHEMA, forecast_chunks, rank_chunks
-from foreshard.forecast.registry import DEFAULT_NAMES
+from foreshard.forecast.registry import default_names
 
 
 def forecast_of(expected, probability, model="m"):
@@ -69,7 +69,7 @@ def test_the_whole_way_finds_the_chunks_that_will_be_hot():
     )
     assert inside.mean() > 0.75
     rows = {row["model"]: row["status"] for row in result.backtest.summary()}
-    assert rows.keys() == {*DEFAULT_NAMES, "last_01", "last_platt"}
+    assert rows.keys() == {*default_names(history), "last_01", "last_platt"}
     assert {name for name, status in rows.items() if status == "baseline"} == {"last_01", "last_platt"}
 
 

@@ -13,7 +13,6 @@ from scipy import stats
 
 from foreshard.errors import ConfigError
 from foreshard.forecast.base import count_forecast
-from foreshard.forecast.ensemble import EnsembleForecaster
 from foreshard.forecast.ewma import ALPHAS, EwmaForecaster, smooth
 from foreshard.forecast.grouped_prophet import GroupedProphetForecaster, quiet
 from foreshard.forecast.groups import MAX_GROUPS, group_chunks, group_count
@@ -21,7 +20,9 @@ from foreshard.forecast.last import LastForecaster
 from foreshard.forecast.registry import FORECASTERS, make_forecasters
 from foreshard.forecast.trend import TrendForecaster, shrunk_trend
 
-CHEAP = ["last", "ewma", "trend", "ensemble"]
+CHEAP = ["last", "seasonal", "ewma", "trend", "tsb"]
+HERE = [name for name in FORECASTERS if name != "lstm"]
+"""The network takes seconds in a process of its own: see test_forecast_lstm.py."""
 
 
 def check(forecast, horizon, chunks, name):
@@ -34,7 +35,7 @@ def check(forecast, horizon, chunks, name):
     assert forecast.model == name
 
 
-@pytest.mark.parametrize("name", FORECASTERS)
+@pytest.mark.parametrize("name", HERE)
 def test_every_forecaster_is_sound_and_repeats_itself_bit_for_bit(name):
     history, _ = popularity(chunks=70, windows=12, growth=0.1)
     first, second = (FORECASTERS[name]().fit(history).predict(5) for _ in range(2))
@@ -53,17 +54,17 @@ def test_every_cheap_forecaster_is_sound_on_any_counts(counts, phases, name):
     check(FORECASTERS[name]().fit(history_of(counts, phases)).predict(3), 3, counts.shape[1], name)
 
 
-@pytest.mark.parametrize("name", FORECASTERS)
+@pytest.mark.parametrize("name", HERE)
 def test_chunks_that_were_never_read_are_not_expected(name):
     history, _ = popularity(chunks=70, windows=12)
     history.counts[:, 10:20] = 0
     forecast = FORECASTERS[name]().fit(history).predict(4)
     assert forecast.expected[:, 10:20].max() == 0
     assert forecast.probability[:, 10:20].max() == 0
-    assert np.delete(forecast.expected, np.s_[10:20], 1).min() > 0 or name == "last"
+    assert np.delete(forecast.expected, np.s_[10:20], 1).min() > 0 or name in ("last", "seasonal")
 
 
-@pytest.mark.parametrize("name", FORECASTERS)
+@pytest.mark.parametrize("name", HERE)
 def test_a_constant_history_goes_on(name):
     counts = np.tile(np.arange(70.0), (12, 1))
     assert FORECASTERS[name]().fit(history_of(counts)).predict(4).expected == pytest.approx(counts[:4])
@@ -79,13 +80,15 @@ def test_too_short_a_history_is_refused_naming_the_need(name):
 
 def test_names_are_checked():
     for names in (["ewma", "oracle"], [], ["ewma", "ewma"]):
-        with pytest.raises(ConfigError, match="choose distinct ones of last, ewma, trend, prophet, ensemble"):
+        with pytest.raises(
+            ConfigError, match="choose distinct ones of last, seasonal, ewma, trend, tsb, logistic, gbm"
+        ):
             make_forecasters(names)
 
 
 def test_nothing_heavy_is_imported_before_a_model_is_fitted():
-    heavy = {"prophet", "pandas", "sklearn", "matplotlib", "torch", "scipy"}
-    code = f"import sys, foreshard.forecast.plots, foreshard.access.ingest; print(sorted({heavy} & set(sys.modules)))"
+    heavy = {"prophet", "pandas", "sklearn", "matplotlib", "torch", "scipy", "lightgbm"}
+    code = f"import sys, foreshard.forecast.plots, foreshard.forecast.lstm_worker; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -174,7 +177,7 @@ def test_dispersion_is_recovered():
     assert fitted == pytest.approx(np.full(300, 0.4), abs=0.1)
 
 
-# -- trend and ensemble ------------------------------------------------------------------------------
+# -- trend ---------------------------------------------------------------------------------------------
 
 
 def test_noise_is_not_taken_for_a_trend():
@@ -204,15 +207,6 @@ def test_no_forecast_runs_away():
     ewma = EwmaForecaster().fit(history_of(counts)).predict(4)
     trend = TrendForecaster().fit(history_of(counts)).predict(4)
     assert (trend.expected <= 3.0001 * ewma.expected).all()
-
-
-def test_the_ensemble_lies_between_its_members():
-    history, _ = popularity(growth=0.1)
-    parts = [make().fit(history).predict(4) for make in (LastForecaster, EwmaForecaster)]
-    mean = EnsembleForecaster((LastForecaster, EwmaForecaster)).fit(history).predict(4)
-    low, high = (f(parts[0].expected, parts[1].expected) for f in (np.minimum, np.maximum))
-    assert ((low <= mean.expected * (1 + 1e-9)) & (mean.expected <= high * (1 + 1e-9) + 1e-9)).all()
-    assert mean.probability == pytest.approx((parts[0].probability + parts[1].probability) / 2)
 
 
 # -- grouped prophet ---------------------------------------------------------------------------------
