@@ -16,7 +16,7 @@ from benchmarks.forecast_policies import CACHES, MIN, Hits, replay, replay_epoch
 from benchmarks.forecast_rolling import SHIPPED, Rolled, roll
 from benchmarks.harness import Figure, Options, run_fresh
 from foreshard.access.importers import import_trace
-from foreshard.forecast.registry import DEFAULT_NAMES
+from foreshard.forecast.registry import DEFAULT_NAMES, default_names
 from foreshard.forecast.trials import LAST, LAST_PLATT
 
 _ORIGINS: Final = 5
@@ -33,7 +33,7 @@ def main() -> None:
     harness.print_environment()
     figures: dict[str, dict[str, Any]] = {}
     for case in cases(options.data, quick=options.quick):
-        rolled = roll(case, DEFAULT_NAMES)
+        rolled = roll(case, default_names(case.trace.history()))
         _print_scores(case, rolled)
         hits = {cache: replay(case, rolled, cache) for cache in CACHES}
         _print_hits(f"{case.name}: hits", hits)

@@ -15,13 +15,14 @@ def backtest_seconds(counts: str, origins: str) -> dict[str, float | str]:
         origins: how many.
     """
     from foreshard.forecast.backtest import backtest
-    from foreshard.forecast.registry import DEFAULT_NAMES
+    from foreshard.forecast.registry import default_names
 
     history = history_of(np.load(counts))
+    names = default_names(history)
     began = time.perf_counter()
-    tested = backtest(history, DEFAULT_NAMES, cache_fraction=0.1, origins=int(origins), scored=int(origins))
+    tested = backtest(history, names, cache_fraction=0.1, origins=int(origins), scored=int(origins))
     seconds = time.perf_counter() - began
-    assert tested.scores.num_rows >= len(DEFAULT_NAMES) * int(origins), "a forecaster abstained"
+    assert tested.scores.num_rows >= len(names) * int(origins), "a forecaster abstained"
     return {"seconds": seconds, "chosen": tested.chosen}
 
 

@@ -4,7 +4,6 @@ The policies of other loaders are rebuilt from their sources. They cache whole s
 chunks, one for one with ours.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,9 @@ from numpy.typing import NDArray
 from foreshard.loader.order import Order
 from foreshard.shards.manifest import Manifest
 from foreshard.simulate.belady import plan_residency
+from foreshard.simulate.caches import Lru
+from foreshard.simulate.pinned import Pinned
+from foreshard.simulate.shadow import rank_by_worth
 
 LITDATA_WINDOW = 32
 """Chunks that LitData 0.2.76 downloads ahead at most: what `adaptive_pre_download` makes of any shard below 96 MB."""
@@ -108,7 +110,7 @@ def lru(chunks: NDArray[np.int32], nbytes: NDArray[np.int64], capacity: int) -> 
     Returns:
         Shape (m,).
     """
-    return _evict_first(chunks, nbytes, capacity, renew=True)
+    return Lru(nbytes, capacity).touch(chunks)
 
 
 def fifo(chunks: NDArray[np.int32], nbytes: NDArray[np.int64], capacity: int) -> NDArray[np.bool_]:
@@ -117,30 +119,7 @@ def fifo(chunks: NDArray[np.int32], nbytes: NDArray[np.int64], capacity: int) ->
     So does WebDataset 1.0 with its files: `LRUCleanup` sorts by `os.path.getctime`. It looks at most every 30 s, and
     goes beyond its limit meanwhile; here the limit holds. Arguments are those of `lru`.
     """
-    return _evict_first(chunks, nbytes, capacity, renew=False)
-
-
-def _evict_first(
-    chunks: NDArray[np.int32], nbytes: NDArray[np.int64], capacity: int, *, renew: bool
-) -> NDArray[np.bool_]:
-    hit = np.zeros(len(chunks), np.bool_)
-    held: OrderedDict[int, int] = OrderedDict()
-    free = capacity
-    sizes = nbytes.tolist()
-    for touch, chunk in enumerate(chunks.tolist()):
-        if chunk in held:
-            hit[touch] = True
-            if renew:
-                held.move_to_end(chunk)
-            continue
-        size = sizes[chunk]
-        if size > capacity:
-            continue
-        while free < size:
-            free += held.popitem(last=False)[1]
-        held[chunk] = size
-        free -= size
-    return hit
+    return Lru(nbytes, capacity, renew=False).touch(chunks)
 
 
 def delete_after_use(chunks: NDArray[np.int32], window: int = LITDATA_WINDOW) -> NDArray[np.bool_]:
@@ -165,10 +144,9 @@ def static_top(chunks: NDArray[np.int32], nbytes: NDArray[np.int64], capacity: i
 
     It is what a perfect forecast of frequencies is worth. Arguments are those of `lru`.
     """
-    uses = np.bincount(chunks, minlength=len(nbytes))
-    ranked = np.argsort(-uses / nbytes, kind="stable")
-    pinned = np.zeros(len(nbytes), np.bool_)
-    pinned[ranked[np.cumsum(nbytes[ranked]) <= capacity]] = True
-    hit = pinned[chunks]
+    uses = np.bincount(chunks, minlength=len(nbytes)).astype(np.float64)
+    cache = Pinned(nbytes, capacity, None)
+    cache.pin(rank_by_worth(uses, nbytes))
+    hit = cache.touch(chunks)
     hit[np.unique(chunks, return_index=True)[1]] = False
     return hit

@@ -27,7 +27,8 @@ FORECAST_SCHEMA: Final = pa.schema(
     ]
 )
 """One row per chunk, hottest first: draws expected in the next epoch with bounds, the probabilities of at least one in
-the next epoch and in its first phase, and the phase by which the first one is due."""
+the next epoch and in its first phase, and the phase by which the first one is due. The next epoch is a whole one: where
+the history ends in mid-epoch, what is left of that one is passed over."""
 
 _WITHOUT_BACKTEST: Final = "ewma"
 
@@ -76,9 +77,41 @@ def forecast_chunks(history: History, *, cache_fraction: float, names: Sequence[
         tested = backtest(history, names, cache_fraction=cache_fraction)
     chosen = tested.chosen if tested else _WITHOUT_BACKTEST
     forecaster = make_forecasters([chosen])[chosen].fit(history)
-    forecast = forecaster.predict(history.phases_per_epoch)
+    left = -history.next_phase % history.phases_per_epoch
+    forecast = _after(forecaster.predict(left + history.phases_per_epoch), left)
     table = rank_chunks({chosen: forecast}, tested, history.phases_per_epoch)
     return ForecastResult(table, tested, chosen, tested.error if tested else 1.0, forecast.note)
+
+
+def forecast_phases(history: History, phases: int, result: ForecastResult) -> pa.Table:
+    """Rank the chunks for the next phases, from the end of the history on, whether that is in mid-epoch or not.
+
+    Args:
+        history: what `result` was made from.
+        phases: how many phases ahead, at least 1.
+        result: what `forecast_chunks` made: its model is fitted once more, and calibrated as it says.
+
+    Returns:
+        Rows of `FORECAST_SCHEMA` in which these phases stand for the next epoch: `first_phase` is counted from now.
+
+    Raises:
+        ConfigError: there is no phase to look ahead.
+    """
+    if phases < 1:
+        raise ConfigError(f"{phases} phases ahead cannot be forecast; ask for at least 1")
+    forecast = make_forecasters([result.chosen])[result.chosen].fit(history).predict(phases)
+    return rank_chunks({result.chosen: forecast}, result.backtest, phases)
+
+
+def _after(forecast: Forecast, skipped: int) -> Forecast:
+    """The forecast without its first windows."""
+    return Forecast(
+        forecast.expected[skipped:],
+        forecast.probability[skipped:],
+        forecast.lower[skipped:],
+        forecast.upper[skipped:],
+        forecast.model,
+    )
 
 
 def rank_chunks(forecast_by_model: Mapping[str, Forecast], tested: Backtest | None, phases: int) -> pa.Table:

@@ -71,7 +71,7 @@ def test_reports_are_small_and_say_what_was_decided(trained):
 def test_a_forecast_is_stored_with_the_scores_of_all_candidates_and_baselines(trained):
     path, _, _, second = trained
     rows = second["forecast"].tables["backtest"]
-    assert {row["model"] for row in rows} == {*DEFAULT_NAMES, *BASELINES}
+    assert {row["model"] for row in rows} == {*DEFAULT_NAMES, "prophet", *BASELINES}
     assert [row["model"] for row in rows if row["status"] == "chosen"] == [second["forecast"].metadata["model"]]
     assert all(set(METRICS) <= row.keys() for row in rows)
     assert second["forecast"].metadata["regret"] >= 0
