@@ -76,6 +76,7 @@ def begin_loop(
     """
     began = time.perf_counter()
     prefetcher = held.prefetcher
+    held.schedules.begin(progress.epoch)
     held.keep()
     resident = prefetcher.resident()
     beyond = held.uses_beyond(resident, trusted=tuning.trusts_forecast)

@@ -28,18 +28,23 @@ class ScheduleCache:
 
     def __init__(self, entries: int = 1 << 21) -> None:
         self._most, self._held = entries, 0
-        self._found: OrderedDict[Hashable, NDArray[Any]] = OrderedDict()
+        self._found: OrderedDict[tuple[int, Hashable], NDArray[Any]] = OrderedDict()
 
-    def get(self, key: Hashable, find: Callable[[], NDArray[Any]]) -> NDArray[Any]:
-        """Return what `find` returned for a key, now or earlier; nobody may change it."""
-        found = self._found.pop(key, None)
+    def get(self, epoch: int, key: Hashable, find: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """Return what `find` returned for a key of an epoch, now or earlier; nobody may change it."""
+        found = self._found.pop((epoch, key), None)
         if found is None:
             found = find()
             self._held += len(found)
-        self._found[key] = found
+        self._found[epoch, key] = found
         while self._held > self._most and len(self._found) > 1:
             self._held -= len(self._found.popitem(last=False)[1])
         return found
+
+    def begin(self, epoch: int) -> None:
+        """Forget the epochs before this one: they come again only if somebody goes back."""
+        for key in [key for key in self._found if key[0] < epoch]:
+            self._held -= len(self._found.pop(key))
 
 
 class EpochSchedule:
@@ -102,8 +107,8 @@ class EpochSchedule:
         options, manifest, order = self._options, self._manifest, self._order
         batch, length, place = self.global_batch, order.length(self._epoch), options.place
         low, high = min(first * batch, length), min(stop * batch, length)
-        key = ("ids", self._epoch, str(self.identity), low, high)
-        ids = self._cache.get(key, lambda: order.ids(self._epoch, low, high))
+        key = ("ids", str(self.identity), low, high)
+        ids = self._cache.get(self._epoch, key, lambda: order.ids(self._epoch, low, high))
         places = np.arange(low, high, dtype=np.int64)
         if options.remainder == "pad" and stop * batch > length:
             missing = stop * batch - length
@@ -177,7 +182,7 @@ class EpochSchedule:
             self._check_split(chunks, ids)
             return chunks
 
-        return self._cache.get(("uses", self._epoch, str(self.identity), first, stop), find)
+        return self._cache.get(self._epoch, ("uses", str(self.identity), first, stop), find)
 
     def _check_split(self, chunks: NDArray[np.int32], ids: NDArray[np.int64]) -> None:
         """Refuse chunks of another split; `ids` are the samples they are touched for."""

@@ -130,3 +130,14 @@ def test_what_the_next_epoch_reads_first_stays_over_the_end_of_an_epoch(dataset)
     assert stats.origin_bytes == store.served - before
     assert stats.fraction_of_min >= 0.7, "most of what MIN would have kept over the end was kept"
     loader.close()
+
+
+def test_what_was_computed_of_past_epochs_is_forgotten(dataset):
+    loader, _ = reading(dataset, UniformOrder(dataset.train_ids, 5))
+    for _ in range(4):
+        read(loader)
+    schedules = loader._held.schedules
+    read(loader)
+    assert min(epoch for epoch, _ in schedules._found) == 5
+    assert schedules._held == sum(map(len, schedules._found.values()))
+    loader.close()
