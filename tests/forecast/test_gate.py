@@ -224,11 +224,11 @@ def test_a_choice_knows_nothing_of_the_windows_it_is_made_for():
 
 def test_the_regime_is_told_by_the_windows_before_a_choice():
     rng = np.random.default_rng(3)
-    epochs = [rng.permutation(100) for _ in range(4)]
-    trace = trace_of(np.concatenate([*epochs, *(rng.integers(0, 5, 100) for _ in range(4))]), 8)
+    epochs = [rng.permutation(100) for _ in range(6)]
+    trace = trace_of(np.concatenate([*epochs, *(rng.integers(0, 5, 100) for _ in range(4))]), 10)
     # Pinning any set does as well; listed first, it would win were the regime not known to be uniform.
     rules = Rules(policies=[Policy("lru", 0, "lru"), Policy("pin", 1, None), Policy("keep", 0, "keep")])
-    replay = replay_policy(trace, lambda _: np.arange(100.0, 0, -1), 0.3, first=3, rules=rules)
+    replay = replay_policy(trace, lambda _: np.arange(100.0, 0, -1), 0.3, first=5, rules=rules)
     assert replay.choices[:2] == ("keep", "keep")
     assert replay.tallies["pin"][0].hits == replay.tallies["keep"][0].hits
 
