@@ -1,5 +1,6 @@
 """What a report on a log's forecast says: one section for each question, the same for the terminal and the page."""
 
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
@@ -153,8 +154,8 @@ def ranking_section(result: ForecastResult, trace: "Trace", top: int) -> Section
         Column("rank", ",d"),
         Column("object", left=True),
         Column("expected", ",.2f"),
-        Column("from", ",.2f"),
-        Column("to", ",.2f"),
+        Column("from", ",d"),
+        Column("to", ",d"),
         Column("probability", ".3f"),
         *([Column("due in phase", ",d")] if phases else []),
     ]
@@ -162,7 +163,10 @@ def ranking_section(result: ForecastResult, trace: "Trace", top: int) -> Section
         [
             int(row["rank"]) + 1,
             printable(trace.names[row["chunk"]]),
-            *(float(row[name]) for name in ("expected", "lower", "upper", "probability")),
+            float(row["expected"]),
+            # Counts are whole: a bound of 0.1 would leave out 0, which for a mean of 1 are a third of all cases.
+            *(math.floor(row[name]) for name in ("lower", "upper")),
+            float(row["probability"]),
             *([int(row["first_phase"]) + 1] if phases else []),
         ]
         for row in table.to_pylist()
@@ -171,7 +175,7 @@ def ranking_section(result: ForecastResult, trace: "Trace", top: int) -> Section
     told = (
         f"The {table.num_rows:,} of {result.table.num_rows:,} objects expected to be asked for most in the next {unit}."
     )
-    notes = ["From and to: bounds that 80% of the counts should fall between. Probability: of at least one access."]
+    notes = ["From and to: at least 80% of the counts should be one of these. Probability: of at least one access."]
     return Section("What comes next", [told], grid=Grid(columns, rows), pictures=["top_chunks"], notes=notes)
 
 
