@@ -227,6 +227,15 @@ def test_what_is_pinned_hits_and_the_rest_is_an_lru_of_what_is_left(trace, sizes
         assert nbytes[cache.holds()].sum() <= capacity
 
 
+def test_what_is_pinned_takes_no_room_in_the_rest():
+    nbytes = np.ones(4, np.int64)
+    cache = Pinned(nbytes, 1, Lru(nbytes, 2))
+    cache.pin(np.array([3]))
+    cache.touch(np.array([0, 1], np.int32))
+    assert cache.pin(np.array([1])).tolist() == []  # the rest held it
+    assert cache.touch(np.array([2, 0, 1], np.int32)).tolist() == [False, True, True]
+
+
 # -- side by side --------------------------------------------------------------------------------------
 
 
