@@ -29,7 +29,8 @@ _FIGURES: Final = {
     "equal_share": "objects read equally often in every epoch",
     "rounds": "requests that came in rounds over all objects",
     "dispersion": "variance around an object's mean, in Poisson variances",
-    "spread": "variation of rates beyond counting noise",
+    "spread": "variation of rates per byte beyond counting noise",
+    "object_spread": "variation of rates per object beyond counting noise",
     "concentration": "requests to the tenth read most",
     "overlap": "overlap of the tenths read most, next window",
     "overlap_far": "the same, half the log apart",
@@ -90,7 +91,11 @@ def _findings(findings: "Sequence[Finding]") -> Grid | None:
 def regime_section(regime: "Regime") -> Section:
     """Say what kind of access the log shows, and by which figures."""
     figures = asdict(regime.evidence)
-    shown = [(_FIGURES[name], f"{value:.3f}") for name, value in figures.items() if value is not None]
+    shown = [
+        (_FIGURES.get(name, name.replace("_", " ")), f"{value:.3f}")
+        for name, value in figures.items()
+        if value is not None
+    ]
     return Section("How it is read", [regime.words], shown)
 
 

@@ -113,7 +113,7 @@ def _check(trace: Trace, cache_fraction: float) -> None:
         )
     if capacity_of(trace, cache_fraction) < int(trace.nbytes.min()):
         raise ConfigError(
-            f"a cache for {cache_fraction:g} of {int(trace.nbytes.sum()):,} bytes (1 an object where sizes are not told) "
+            f"a cache for {cache_fraction:g} of {int(trace.nbytes.sum()):,} bytes (1 an object where no size is told) "
             f"holds none of {len(trace.names):,} objects; ask for a larger --cache-fraction"
         )
 
