@@ -15,7 +15,7 @@ TREES: Final = 60
 SEED: Final = 1
 
 _LEAF_ROWS: Final = 200
-_LEAST_LEAF_ROWS: Final = 20
+_LEAST_LEAF_ROWS: Final = 5
 _PROBE_SECONDS: Final = 120
 # One thread: sums of gradients depend on how rows are dealt to threads, and forecasts must not.
 _PARAMETERS: Final[dict[str, Any]] = {
@@ -46,7 +46,7 @@ def boost(objective: str, columns: NDArray[np.float32], start: NDArray[np.float6
 
     parameters = _PARAMETERS | {
         "objective": objective,
-        "min_data_in_leaf": max(_LEAST_LEAF_ROWS, min(_LEAF_ROWS, len(target) // 25)),
+        "min_data_in_leaf": max(_LEAST_LEAF_ROWS, min(_LEAF_ROWS, len(target) // 100)),
     }
     table = lightgbm.Dataset(columns, target, init_score=start, params=parameters)
     return lightgbm.train(parameters, table, num_boost_round=TREES)

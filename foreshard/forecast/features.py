@@ -30,9 +30,13 @@ LEVEL: Final = 0
 LEAST_DEPTH: Final = 4
 """Windows that must be known at the oldest origin that is learned from."""
 
-_FLOOR_SHARE: Final = 0.01
-"""Of the mean draws of a chunk that was read: the level of one not read for long must not vanish, or no model could
+_LEAST_SHARE: Final = 0.01
+"""Of a chunk's mean draws, what its level is at least: that of one not read for long must not vanish, or no model could
 raise it again."""
+
+_LITTLE: Final = 0.01
+"""Draws added to averages before their logarithm is taken."""
+
 _ODDS_LIMIT: Final = 5.0
 """LightGBM judges the size of a leaf by its Hessian: rows it starts out too sure of could never be split off."""
 
@@ -45,13 +49,11 @@ class View:
         depth: windows known at the oldest origin, at least 1.
         phases: windows of an epoch if phases are told apart, 1 otherwise.
         smoothing: the moving average whose weights the levels have.
-        floor: draws per window; no level is taken to be lower.
     """
 
     depth: int
     phases: int
     smoothing: Smoothing
-    floor: float
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -65,9 +67,7 @@ class View:
 
 def view_of(history: History, depth: int, *, seasonal: bool, smoothing: Smoothing) -> View:
     """Return how features of a history are made; `smoothing` is the moving average fitted on all of it."""
-    read = history.counts.mean(0)
-    floor = _FLOOR_SHARE * float(read.sum()) / max(1, int(np.count_nonzero(read)))
-    return View(depth, history.phases_per_epoch if seasonal else 1, smoothing, floor)
+    return View(depth, history.phases_per_epoch if seasonal else 1, smoothing)
 
 
 def features(
@@ -84,7 +84,7 @@ def features(
 
     Returns:
         Shape (n, F), a column per name of `view.names`, none infinite or missing; and shape (n,), draws per window that
-        the moving average expects, never below `view.floor`.
+        the moving average expects, above 0 for chunks that have been read.
     """
     counts = history.counts[:origin, chunks].astype(np.float32)
     phase_of = history.phases[:origin] % view.phases
@@ -105,16 +105,16 @@ def features(
         put(read[-span:].mean(0, dtype=np.float32))
     averages = [_average(counts, decay) for decay in DECAYS]
     for average in averages:
-        put(np.log(average + view.floor))
+        put(np.log(average + _LITTLE))
     put(_distance(read[-view.depth :][::-1], view.depth))
     put(view.depth - _distance(read[-view.depth :], view.depth))
     if view.phases > 1:
         same = counts[phase_of == target]
         average = _average(same, DECAYS[1])
         put(np.log1p(same[-1]))
-        put(np.log(average + view.floor))
+        put(np.log(average + _LITTLE))
         put((same > 0)[-max(1, view.depth // view.phases) :].mean(0, dtype=np.float32))
-        put(average / (averages[1] + view.floor))
+        put(average / (averages[1] + _LITTLE))
         put(step)
     return np.ascontiguousarray(columns.T), level
 
@@ -133,7 +133,7 @@ def levels(
     """
     season = view.smoothing.season
     same = counts[phases % season == target % season]
-    return np.maximum(_average(same, view.smoothing.alpha[chunks]), view.floor)
+    return np.maximum(_average(same, view.smoothing.alpha[chunks]), _LEAST_SHARE * counts.mean(0, dtype=np.float64))
 
 
 def _average(counts: NDArray[np.float32], alpha: float | NDArray[np.float64]) -> NDArray[np.float64]:

@@ -9,13 +9,15 @@ from numpy.typing import NDArray
 from foreshard.access.history import History
 from foreshard.forecast.child import Arrays, serve, unpacked
 from foreshard.forecast.ewma import EwmaForecaster
-from foreshard.forecast.features import LEVEL, View, features, view_of
+from foreshard.forecast.features import LEAST_DEPTH, LEVEL, View, features, view_of
 
 LENGTH: Final = 16
 CELLS: Final = 32
 SEQUENCES: Final = 60_000
 _TARGETS: Final = 3
 _PASSES: Final = 4
+_MOST_PASSES: Final = 40
+_LEAST_STEPS: Final = 300
 _BATCH: Final = 512
 _BLOCK: Final = 1 << 14
 _SEED: Final = 3
@@ -31,10 +33,12 @@ def work(arrays: dict[str, NDArray[Any]]) -> Arrays:
     torch.manual_seed(_SEED)
     history = unpacked(arrays)
     smoothing = EwmaForecaster().fit(history).smoothing
-    length = min(LENGTH, history.windows - _TARGETS)
+    # Every phase must be a target, or the network makes something up for those that are not.
+    targets = min(max(_TARGETS, history.phases_per_epoch), history.windows - LEAST_DEPTH)
+    length = min(LENGTH, history.windows - targets)
     view = view_of(history, length, seasonal=False, smoothing=smoothing)
     network = _Network(torch, 4 if history.phases_per_epoch > 1 else 2)
-    _train(torch, network, history, view)
+    _train(torch, network, history, view, targets)
     correction = np.zeros((2, history.chunks))
     read = np.flatnonzero((history.counts > 0).any(0))
     with torch.no_grad():
@@ -63,15 +67,16 @@ class _Network:
         return _LARGEST * self._torch.tanh(self._head(states[:, -1]) / _LARGEST)
 
 
-def _train(torch: Any, network: _Network, history: History, view: View) -> None:  # noqa: ANN401 -- imported late
+def _train(torch: Any, network: _Network, history: History, view: View, targets: int) -> None:  # noqa: ANN401
     """Minimise the Poisson deviance per expected draw and the log loss of an access, on the newest windows."""
     draw = np.random.default_rng(_SEED)
-    parts = [_examples(history, origin, view, draw) for origin in range(history.windows - _TARGETS, history.windows)]
+    origins = range(history.windows - targets, history.windows)
+    parts = [_examples(history, origin, view, draw, SEQUENCES // targets) for origin in origins]
     sequences, level, odds, count = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*parts, strict=True))
     # A large epsilon keeps rounding errors from growing to full steps where there is nothing to learn.
     optimiser: Any = torch.optim.Adam(network.parameters(), lr=5e-3, eps=1e-5)
     rows = len(sequences)
-    for _ in range(_PASSES):
+    for _ in range(max(_PASSES, min(_MOST_PASSES, _LEAST_STEPS * _BATCH // rows))):
         for batch in torch.from_numpy(draw.permutation(rows)).split(_BATCH):
             correction = network(sequences[batch])
             expected = level[batch] * torch.exp(correction[:, 0])
@@ -87,11 +92,10 @@ def _train(torch: Any, network: _Network, history: History, view: View) -> None:
 
 
 def _examples(
-    history: History, origin: int, view: View, draw: np.random.Generator
+    history: History, origin: int, view: View, draw: np.random.Generator, most: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Return sequences, levels, log odds and counts of chunks known at an origin, and no more than a third of all."""
+    """Return sequences, levels, log odds and counts of at most `most` chunks known at an origin."""
     chunks = np.flatnonzero((history.counts[:origin] > 0).any(0))
-    most = SEQUENCES // _TARGETS
     if len(chunks) > most:
         chunks = np.sort(draw.choice(chunks, most, replace=False))
     columns, level = features(history, origin, 1, chunks, view)

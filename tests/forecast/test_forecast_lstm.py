@@ -12,7 +12,7 @@ from foreshard.forecast.lstm import LstmForecaster
 
 def test_the_network_learns_repeats_itself_and_leaves_unread_chunks_alone():
     # Half of the chunks are read in even windows, half in odd ones: no average sees it.
-    on = (np.arange(17)[:, None] + np.arange(800)[None, :]) % 2 == 0
+    on = (np.arange(17)[:, None] + np.arange(400)[None, :]) % 2 == 0
     counts = np.random.default_rng(1).poisson(np.where(on, 20.0, 0.2))
     counts[:, :5] = 0
     history, truth = history_of(counts[:16], 1), counts[16]
