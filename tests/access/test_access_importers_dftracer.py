@@ -158,6 +158,7 @@ def test_failed_and_untraced_calls_are_no_reads(pfw):
         (event(1, "a", "b", NOW_US, hhash=[]), "hhash is no number or text"),
         (event(1, "read", "POSIX", NOW_US, fhash={}), "fhash, ret or offset is of the wrong type"),
         (event(1, "read", "POSIX", NOW_US, fhash=1, ret="many"), "fhash, ret or offset is of the wrong type"),
+        (event(900, "Bench._train", "b", NOW_US, epoch=2**31), "epoch is beyond 2^31"),
         (file_hash(None, "/x"), "file hash without a name or a value"),
         (b'{"id":1,"x":"' + b"y" * log_files.LINE_BYTES + b'"}', log_files.TOO_LONG),
     ],

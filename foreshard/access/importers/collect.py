@@ -5,6 +5,7 @@ records must be put in order; the objects' names and sizes are kept besides.
 """
 
 import tempfile
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, Final
 
@@ -21,6 +22,10 @@ DEFAULT_WINDOWS: Final = 24
 """Windows of a log that knows no epochs."""
 
 
+_ROWS: Final = 1 << 20
+_BYTES: Final = 1 << 28
+
+
 class Spool:
     """A column that grows in a temporary file, so that it takes no memory until it is read."""
 
@@ -34,11 +39,20 @@ class Spool:
         self._file.write(np.ascontiguousarray(values, self._dtype).data)
         self.length += len(values)
 
+    def parts(self, size: int) -> Iterator[NDArray[Any]]:
+        """Yield all values, `size` at a time."""
+        self._file.seek(0)
+        for start in range(0, self.length, size):
+            yield self._read(min(size, self.length - start))
+
     def read(self) -> NDArray[Any]:
         """Return all values, shape (length,)."""
-        values = np.empty(self.length, self._dtype)
         self._file.seek(0)
-        if self.length and self._file.readinto(values.data) != values.nbytes:  # type: ignore[attr-defined]
+        return self._read(self.length)
+
+    def _read(self, length: int) -> NDArray[Any]:
+        values = np.empty(length, self._dtype)
+        if length and self._file.readinto(values.data) != values.nbytes:  # type: ignore[attr-defined]
             raise LogError(f"a temporary file was cut short at {self.length} values; free space for temporary files")
         return values
 
@@ -49,6 +63,11 @@ class Names:
     def __init__(self) -> None:
         self._known: Column = None
 
+    @property
+    def count(self) -> int:
+        """C, how many there are."""
+        return 0 if self._known is None else len(self._known)
+
     def encode(self, values: Column) -> NDArray[np.int32]:
         """Return the number of every value, shape (k,), and take new names in.
 
@@ -58,6 +77,8 @@ class Names:
         Raises:
             LogError: more than 2^31 - 1 distinct names.
         """
+        if pa.types.is_string(values.type):
+            values = values.cast(pa.large_string())  # names of millions of objects pass 2 GB
         encoded = values.dictionary_encode()
         distinct = encoded.dictionary
         known = distinct.slice(0, 0) if self._known is None else self._known
@@ -93,6 +114,9 @@ class Collector:
         self._times = Spool(stack, np.int64)
         self._epochs = Spool(stack, np.int32)
         self._sizes = np.zeros(0, np.int64)
+        self._pending: list[tuple[Column, NDArray[np.int64] | None]] = []
+        self._waiting = 0
+        self._bytes = 0
         self._last: int | None = None
         self._disorder = 0
 
@@ -116,11 +140,11 @@ class Collector:
         """
         if not len(objects):
             return np.empty(0, np.int64)
-        numbers = self._names.encode(objects)
-        self._objects.append(numbers)
-        if sizes is not None:
-            self._grow(int(numbers.max()) + 1)
-            np.maximum.at(self._sizes, numbers, sizes)
+        self._pending.append((objects, sizes))
+        self._waiting += len(objects)
+        self._bytes += objects.nbytes
+        if self._waiting >= max(_ROWS, self._names.count // 2) or self._bytes >= _BYTES:
+            self._number()
         if epochs is not None:
             self._epochs.append(epochs)
         if times is None:
@@ -143,6 +167,8 @@ class Collector:
         Raises:
             LogError: there is no request, fewer than windows, or an epoch has fewer than phases.
         """
+        if self._waiting:
+            self._number()
         objects = self._objects.read()
         if not len(objects):
             raise LogError(
@@ -187,6 +213,18 @@ class Collector:
             self._quarantine.note("epoch without a request", "the log", f"epochs {text}", count=len(gaps))
         parts = first[:-1, None] + np.arange(phases) * lengths[:, None] // phases
         return np.append(parts.reshape(-1), len(epochs)).astype(np.int64)
+
+    def _number(self) -> None:
+        """Number the objects that wait; many at once, as every call costs as much as there are names."""
+        numbers = self._names.encode(pa.concat_arrays([objects for objects, _ in self._pending]))
+        self._objects.append(numbers)
+        self._grow(self._names.count)
+        start = 0
+        for objects, sizes in self._pending:
+            if sizes is not None:
+                np.maximum.at(self._sizes, numbers[start : start + len(objects)], sizes)
+            start += len(objects)
+        self._pending, self._waiting, self._bytes = [], 0, 0
 
     def _grow(self, length: int) -> None:
         if length > len(self._sizes):

@@ -24,6 +24,7 @@ _READS: Final = frozenset({"read", "pread", "pread64", "readv", "preadv", "pread
 _OPENS: Final = frozenset({"open", "open64", "openat", "openat64", "fopen", "fopen64"})
 _EPOCHS: Final = frozenset({"_train", "epoch", "epoch.block"})
 _LARGEST: Final = 2**62
+_MOST_EPOCHS: Final = 2**31 - 1
 _DIGITS: Final = 18
 _FLUSH: Final = 1 << 16
 
@@ -72,12 +73,13 @@ class Events:
     """
 
     def __init__(self, stack: ExitStack, quarantine: Quarantine) -> None:
+        i1, i4, i8 = np.int8, np.int32, np.int64
         self._quarantine = quarantine
         self._limit = (int(time.time()) + DAY_S) * 10**6
         self._rows: dict[str, list[tuple[int, ...]]] = {"kept": [], "every": [], "spans": []}
-        self.kept = [Spool(stack, np.int64) for _ in range(7)]
-        self.every = [Spool(stack, np.int64) for _ in range(4)]
-        self.spans = [Spool(stack, np.int64) for _ in range(4)]
+        self.kept = [Spool(stack, dtype) for dtype in (i1, i4, i8, i8, i4, i8, i8)]
+        self.every = [Spool(stack, dtype) for dtype in (i4, i8, i8, i8)]
+        self.spans = [Spool(stack, dtype) for dtype in (i4, i4, i8, i8)]
         self.processes: list[Process] = []
         self.process_of_thread: list[int] = []
         self.files: dict[int | str, int] = {}
@@ -151,6 +153,8 @@ class Events:
             self._append("kept", (kind, thread, begin, begin + duration, file, nbytes, self.events))
         elif name.rpartition(".")[2] in _EPOCHS or name in _EPOCHS:
             epoch = _number_in(args, "epoch")
+            if epoch is not None and epoch > _MOST_EPOCHS:
+                raise Malformed("epoch is beyond 2^31")
             if epoch is not None:
                 self._append("spans", (process, epoch, begin, begin + duration))
         known = self.processes[process]

@@ -26,6 +26,9 @@ MISSING: Final = "process with fewer events than it says it wrote"
 SKEW_US: Final = 10**6
 """Epochs begin at a barrier, so processes that begin them further apart have different clocks."""
 
+_BATCH: Final = 1 << 18
+_MIX: Final = np.array([-7046029254386353131, -4417276706812531889], np.int64)
+
 _Ints = NDArray[np.int64]
 
 
@@ -41,10 +44,12 @@ def requests_of(events: Events, requests: str, collector: Collector, quarantine:
     Raises:
         LogError: samples are asked for and there are none.
     """
-    columns = [spool.read() for spool in events.kept]
     repeated = _repeated(events, quarantine)
-    once = np.ones(len(columns[0]), bool) if repeated is None else ~repeated[columns[6]]
-    kind, thread, begin, end, file, nbytes, number = (column[once] for column in columns)
+    columns = [spool.read() for spool in events.kept]
+    if repeated is not None:
+        once = ~repeated[columns[-1]]
+        columns = [column[once] for column in columns]
+    kind, thread, begin, end, file, nbytes, number = columns
     wanted = next((k for k in (SAMPLES, ITEMS) if (kind == k).any()), READS) if requests != "reads" else READS
     if requests == "samples" and wanted == READS:
         raise LogError("the log holds no sample (events get_sample or __getitem__); import its reads instead")
@@ -65,12 +70,14 @@ def requests_of(events: Events, requests: str, collector: Collector, quarantine:
     epochs = _epochs(events, process, begin[rows], quarantine)
     order = np.lexsort((begin[rows], epochs)) if epochs is not None else np.argsort(begin[rows], kind="stable")
     names: Any = pa.array([events.names.get(known, f"hash {known}") for known in events.files], pa.string())
-    collector.add(
-        names.take(pa.array(read[order])),
-        begin[rows][order] if epochs is None else None,
-        None if epochs is None else epochs[order].astype(np.int32),
-        sizes[order],
-    )
+    for start in range(0, len(order), _BATCH):
+        part = order[start : start + _BATCH]
+        collector.add(
+            names.take(pa.array(read[part])),
+            begin[rows[part]] if epochs is None else None,
+            None if epochs is None else epochs[part].astype(np.int32),
+            sizes[part],
+        )
     _check_processes(events, quarantine)
 
 
@@ -142,11 +149,17 @@ def _check_processes(events: Events, quarantine: Quarantine) -> None:
 
 def _repeated(events: Events, quarantine: Quarantine) -> NDArray[np.bool_] | None:
     """Return which complete events repeat an earlier one of the same thread, id and time; None if none does."""
-    thread, number, begin = (events.every[i].read() for i in range(3))
-    mixed = thread * np.int64(-7046029254386353131) ^ number * np.int64(-4417276706812531889) ^ begin
+    # Equal events have equal mixtures of their three columns: sorting those is enough where nothing is repeated.
+    mixed = np.empty(events.events, np.int64)
+    at = 0
+    for parts in zip(*(column.parts(_BATCH) for column in events.every[:3]), strict=True):
+        thread, number, begin = (part.astype(np.int64) for part in parts)
+        mixed[at : at + len(begin)] = thread * _MIX[0] ^ number * _MIX[1] ^ begin
+        at += len(begin)
     mixed.sort()
-    if not (np.diff(mixed) == 0).any():  # equal events have equal mixtures, so that sorting one column will do
+    if not any((np.diff(mixed[at : at + _BATCH + 1]) == 0).any() for at in range(0, len(mixed), _BATCH)):
         return None
+    thread, number, begin = (column.read() for column in events.every[:3])
     order = np.lexsort((number, thread, begin))
     same = number[order[1:]] >= 0
     for column in (thread, number, begin):

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from foreshard.access.importers.values import Column, Parsed, matches, pc, plain
+from foreshard.access.importers.values import Column, Parsed, matches, only_digits, pc, plain
 from foreshard.errors import LogError
 
 OUT_OF_ORDER: Final = "time before the request in front of it"
@@ -88,6 +88,10 @@ class Clock:
     def _texts(self, column: Column) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Parse numbers, or dates as ISO 8601, whichever are more in the first batch."""
         column = column.cast(pa.binary())
+        if self._dates is not True and self._factor in (None, 1) and only_digits(column, 18):
+            self._dates, self._factor = False, 1
+            whole = column.cast(pa.string()).cast(pa.int64())
+            return np.asarray(whole.to_numpy(), np.int64), np.zeros(len(column), bool)
         number = matches(column, _NUMBER)
         if self._dates is None and len(column):
             self._dates = int(matches(column, _DATE).sum()) > int(number.sum())

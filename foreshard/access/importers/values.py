@@ -101,6 +101,18 @@ def plain(column: Column) -> Column:
     return column
 
 
+def only_digits(column: Column, most: int) -> bool:
+    """Return whether every value of a column of binary texts is 1 to `most` decimal digits."""
+    if not len(column) or column.null_count:
+        return False
+    offsets = np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1]
+    lengths = np.diff(offsets)
+    if lengths.min() < 1 or lengths.max() > most:
+        return False
+    text = np.frombuffer(column.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
+    return bool(((text >= ord("0")) & (text <= ord("9"))).all())
+
+
 def matches(column: Column, pattern: str) -> NDArray[np.bool_]:
     """Return which texts match a regular expression, shape (n,); nulls do not."""
     return _flags(pc.match_substring_regex(column, pattern))
@@ -109,6 +121,9 @@ def matches(column: Column, pattern: str) -> NDArray[np.bool_]:
 def _digits(column: Column) -> tuple[Column, NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
     """Return the numbers, and which are empty, negative, or no integers."""
     column = column.cast(pa.binary())
+    if only_digits(column, 19):  # nearly always; the expressions below take ten times as long
+        none = np.zeros(len(column), bool)
+        return column.cast(pa.string()).cast(pa.uint64()), none, none, none
     empty = _flags(pc.equal(pc.binary_length(column), 0))
     right = matches(column, "^0*[0-9]{1,19}$")
     if not right.all():
