@@ -126,7 +126,9 @@ def forecast_stage(context: Context, generation: str) -> StageResult:
             "policies": choice.summary() if choice else [],
             "regime_evidence": regime_rows(policy),
         },
-        plots=forecast_plots(result, history),
+        plots=forecast_plots(
+            result, history, names=chunks.tolist(), cache_fraction=context.config.loader.cache_fraction
+        ),
     )
 
 

@@ -7,6 +7,7 @@ import typer
 
 from foreshard.cli.diff import diff
 from foreshard.cli.doctor import doctor
+from foreshard.cli.forecast import forecast
 from foreshard.cli.gc import gc
 from foreshard.cli.history import history
 from foreshard.cli.inspect import inspect
@@ -56,3 +57,10 @@ _add(
     "doctor demo.e000004 --memory 25% --steps 500 --json",
 )
 _add(reshard, "reshard demo.e000004", "reshard demo.e000000 --config flights.yaml")
+_add(
+    forecast,
+    "forecast requests.csv.gz",
+    "forecast trace/ --format dftracer --phases 4 --cache-fraction 0.25",
+    "forecast requests.parquet --object-column page --time-column at --windows 48 --out forecast/",
+    "forecast requests.csv --models last,ewma,ensemble --top 5 --json",
+)

@@ -12,7 +12,15 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from foreshard.errors import ForeshardError
@@ -78,6 +86,35 @@ def progress_bar(what: str, unit: str) -> Generator[Callable[[int, int], None]]:
             progress.update(task, completed=done, total=total)
 
         yield update
+
+
+@contextmanager
+def stages(total: int) -> Generator[Callable[[str], None]]:
+    """Show on standard error which of several steps a block is at; nothing where that is no terminal.
+
+    Args:
+        total: how many steps there will be.
+
+    Yields:
+        Takes what the next step does.
+    """
+    shown = Console(stderr=True)
+    columns = (
+        SpinnerColumn(),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal) as progress:
+        task, begun = progress.add_task("", total=total), 0
+
+        def begin(what: str) -> None:
+            nonlocal begun
+            progress.update(task, description=escape(what), completed=begun)
+            begun += 1
+
+        yield begin
 
 
 def table(*columns: str, left: Sequence[str] = (), wrap: Sequence[str] = ()) -> Table:

@@ -42,12 +42,14 @@ class ForecastResult:
         backtest: scores of all models; None where the history is too short for one.
         chosen: the model that made the forecast.
         error: of its expected counts where that is known, in [0, 1]; 1 without a backtest.
+        note: what is particular about the forecast, such as members an ensemble had to do without; or empty.
     """
 
     table: pa.Table
     backtest: Backtest | None
     chosen: str
     error: float
+    note: str = ""
 
 
 def forecast_chunks(history: History, *, cache_fraction: float, names: Sequence[str] | None = None) -> ForecastResult:
@@ -78,7 +80,7 @@ def forecast_chunks(history: History, *, cache_fraction: float, names: Sequence[
     left = -history.next_phase % history.phases_per_epoch
     forecast = _after(forecaster.predict(left + history.phases_per_epoch), left)
     table = rank_chunks({chosen: forecast}, tested, history.phases_per_epoch)
-    return ForecastResult(table, tested, chosen, tested.error if tested else 1.0)
+    return ForecastResult(table, tested, chosen, tested.error if tested else 1.0, forecast.note)
 
 
 def forecast_phases(history: History, phases: int, result: ForecastResult) -> pa.Table:

@@ -17,7 +17,7 @@ from foreshard.cli.app import app
 sys.path.append(str(Path(__file__).parents[1] / "chain"))
 from chain_world import make_world, open_chain, prepared_chain
 
-COMMANDS = ["status", "history", "inspect", "verify", "rebuild", "diff", "gc", "doctor", "reshard"]
+COMMANDS = ["status", "history", "inspect", "verify", "rebuild", "diff", "gc", "doctor", "reshard", "forecast"]
 
 
 def test_there_are_exactly_these_commands():

@@ -1,0 +1,154 @@
+"""All that can be said of a log that was imported: how it is read, what comes next, and what to keep in memory."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foreshard.access.history import History
+from foreshard.access.importers import Imported
+from foreshard.access.trace import Trace
+from foreshard.errors import ConfigError
+from foreshard.forecast.backtest import MIN_WINDOWS
+from foreshard.forecast.base import why_not
+from foreshard.forecast.gate import PolicyChoice, choose_policy
+from foreshard.forecast.judging import SCORED_WINDOWS, Rules, capacity_of, scored_from
+from foreshard.forecast.ranking import ForecastResult, forecast_chunks
+from foreshard.forecast.regime import Regime, detect_regime
+from foreshard.forecast.registry import make_forecasters
+from foreshard.simulate.belady import plan_residency
+
+MIN_REQUESTS: Final = 10
+"""Fewer requests tell nothing."""
+
+_ALWAYS: Final = "ewma"
+"""Forecasts from any history."""
+
+_WARM_UP: Final = 5
+"""Windows that fill the cache before those that count, as many as the policies have."""
+
+_MOST_COUNTS: Final = 500_000_000
+"""Counts of (window, object) that are held, at 16 bytes each for a moment."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A log and what was found out about it.
+
+    Attributes:
+        imported: the log's valid requests, and what was left out.
+        history: how often every object was requested in every window.
+        result: the forecast, with scores of all models.
+        cache_fraction: share of the objects, and of their bytes, that fit into the cache.
+        choice: what the cache should do, and what every policy would have done in the newest windows.
+        best_possible: hit rate in these of Belady's MIN, which knows the future.
+    """
+
+    imported: Imported
+    history: History
+    result: ForecastResult
+    cache_fraction: float
+    choice: PolicyChoice
+    best_possible: float
+
+    @property
+    def regime(self) -> Regime:
+        """What kind of access the log shows."""
+        return self.choice.regime
+
+
+def study_log(
+    imported: Imported,
+    *,
+    cache_fraction: float,
+    names: Sequence[str] | None = None,
+    told: Callable[[str], None] = lambda _: None,
+) -> Study:
+    """Find out all that can be said of a log.
+
+    Args:
+        imported: the log.
+        cache_fraction: share of the objects, and of their bytes, that fit into the cache, in (0, 1].
+        names: forecasters to choose from; those that suit the log if None.
+        told: is called with what is done next.
+
+    Raises:
+        ConfigError: the log is too short, or has too many windows of too many objects; see `forecast_chunks` too.
+    """
+    trace = imported.trace
+    if len(trace.objects) < MIN_REQUESTS:
+        raise ConfigError(
+            f"the log holds {len(trace.objects)} valid requests, and {MIN_REQUESTS} are the least to learn from; "
+            "give a longer log"
+        )
+    if trace.windows < MIN_WINDOWS:
+        raise ConfigError(
+            f"the log makes {trace.windows} windows, and {MIN_WINDOWS} are the least to learn from and be tested on; "
+            f"give a longer log, or cut it finer with --windows (24, say) or --phases"
+        )
+    if trace.windows * len(trace.names) > _MOST_COUNTS:
+        raise ConfigError(
+            f"{trace.windows:,} windows of {len(trace.names):,} objects are more than {_MOST_COUNTS:,} counts to hold; "
+            f"ask for at most {max(MIN_WINDOWS, _MOST_COUNTS // len(trace.names)):,} --windows"
+        )
+    told("counting requests")
+    history = trace.history()
+    told("telling the kind of access")
+    regime = detect_regime(trace)
+    told("testing forecasters on windows held out")
+    result = forecast_chunks(history, cache_fraction=cache_fraction, names=names)
+    told("trying cache policies")
+    rules = _whole_epochs(trace)
+    expected = known_before(history, result.chosen, scored_from(trace.windows, rules))
+    choice = choose_policy(trace, expected, cache_fraction, regime=regime, rules=rules)
+    return Study(imported, history, result, cache_fraction, choice, _best_possible(trace, choice, cache_fraction))
+
+
+def _whole_epochs(trace: Trace) -> Rules:
+    """Rules by which whole epochs decide: in a part of one, hits depend on which part a cache happens to hold."""
+    phases = trace.phases_per_epoch
+    return Rules(scored=-(-SCORED_WINDOWS // phases) * phases)
+
+
+def known_before(history: History, model: str, scored: int) -> Callable[[int], NDArray[np.float64]]:
+    """Return what tells how often every object was expected in a window, as it was known when its epoch began.
+
+    Windows that only fill the caches are forecast by the moving average, which costs next to nothing; so are those that
+    are too early for the model, as they would have been then.
+
+    Args:
+        history: all windows.
+        model: the forecaster's name.
+        scored: the first window that counts.
+
+    Returns:
+        Takes the number of a window, at least 1, and returns float64 (C,).
+    """
+    made: dict[tuple[int, str], NDArray[np.float64]] = {}
+
+    def expected(window: int) -> NDArray[np.float64]:
+        # Nothing is known before the first epoch: its windows are forecast one by one.
+        origin = window - int(history.phases[window]) or window
+        name = model if window >= scored else _ALWAYS
+        if (origin, name) not in made:
+            past = history.until(origin)
+            forecaster = make_forecasters([name])[name]
+            if why_not(forecaster, past):
+                forecaster = make_forecasters([_ALWAYS])[_ALWAYS]
+            horizon = history.phases_per_epoch - int(history.phases[origin])
+            made.clear()
+            made[origin, name] = forecaster.fit(past).predict(horizon).expected
+        return made[origin, name][window - origin]
+
+    return expected
+
+
+def _best_possible(trace: Trace, choice: PolicyChoice, cache_fraction: float) -> float:
+    """Hit rate of MIN in the windows that the policies were scored on, its cache filled by some before them."""
+    first = int(choice.evidence.column("window").to_numpy().min())
+    begin = int(trace.starts[max(first - _WARM_UP, 0)])
+    hit = plan_residency(trace.objects[begin:], trace.nbytes, capacity_of(trace, cache_fraction)).hit
+    scored = hit[int(trace.starts[first]) - begin :]
+    return float(scored.mean()) if len(scored) else 0.0
