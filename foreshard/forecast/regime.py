@@ -29,9 +29,16 @@ _HEAVY_HEAD: Final = 0.5
 """Share of requests to a tenth of the objects that sizes do not explain, where sizes are not known."""
 
 _SEASON: Final = 0.1
+"""Seasonal gain from which phases are worth telling apart."""
+
 _UNSEEN: Final = 0.1
+"""Share of requests to new objects beyond which room must be left for them (research/forecast.md §4)."""
+
 _PERSISTENT: Final = 0.8
+"""Persistence below which what was wanted is not what will be."""
+
 _LASTING: Final = 0.7
+"""The same for the overlap over half the log, as a share of that of adjacent windows."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +85,11 @@ def _kind(evidence: Evidence, *, noise: float, sized: bool, objects: int) -> Reg
     e = evidence
     if (e.seasonal_gain or 0.0) >= _SEASON and (e.seasonal_errors or 0.0) >= CLEAR:
         return "seasonal"
-    alike = e.spread <= _EXACT_RATES if sized else e.concentration < _HEAVY_HEAD
+    spread = min(e.spread, e.object_spread)  # every byte as often as every other, or every object
+    alike = spread <= _EXACT_RATES if sized else e.concentration < _HEAVY_HEAD
     repeated = (e.equal_share or 0.0) >= _ALL or (sized and e.dispersion is not None and e.dispersion < 1 / 2)
     independent = e.dispersion is None or e.dispersion <= 1 + max(0.1, CLEAR * np.sqrt(2 / objects))
-    if (e.rounds or 0.0) >= _ALL or (repeated and alike):
-        return "uniform"
-    if independent and e.spread <= max(_EQUAL_RATES, noise):
+    if (repeated and alike) or (independent and spread <= max(_EQUAL_RATES, noise)):
         return "uniform"
     lasting = e.overlap is None or e.overlap_far is None or e.overlap_far >= _LASTING * e.overlap
     persistent = e.persistence is None or e.persistence >= _PERSISTENT
@@ -100,7 +106,7 @@ def _uniform_words(e: Evidence) -> str:
     elif (e.rounds or 0.0) >= _ALL:
         what = f"{e.rounds:.0%} of the requests came in rounds over all objects"
     else:
-        what = f"rates differ by {e.spread:.0%} beyond counting noise"
+        what = f"rates differ by {min(e.spread, e.object_spread):.0%} beyond counting noise"
     return f"Uniform: {what}; there is nothing to predict, so keep what is in memory and use the known order."
 
 

@@ -35,6 +35,7 @@ class Evidence:
         dispersion: variance of an object's counts around its own mean, in units of a Poisson variance: 0 where every
             epoch is the same, 1 for independent draws, more for bursts and drift.
         spread: coefficient of variation of the objects' rates per byte, beyond what counting noise makes of equal ones.
+        object_spread: the same per object, whatever its size.
         concentration: share of requests to the tenth of the objects read most.
         overlap: of the tenth read most, in adjacent windows: intersection over union.
         overlap_far: the same for windows half the log apart.
@@ -49,6 +50,7 @@ class Evidence:
     rounds: float | None
     dispersion: float | None
     spread: float
+    object_spread: float
     concentration: float
     overlap: float | None
     overlap_far: float | None
@@ -87,6 +89,7 @@ def gather_evidence(trace: Trace | None, history: History, nbytes: NDArray[np.in
         rounds=_rounds(trace.objects) if trace is not None else None,
         dispersion=_dispersion(epochs if len(epochs) > 1 else counts),
         spread=spread,
+        object_spread=spread if nbytes is None else _spread(totals, np.ones(len(totals)))[0],
         concentration=float(np.sort(totals)[-_top(totals) :].sum() / totals.sum()),
         overlap=_overlap(counts, 1),
         overlap_far=_overlap(counts, half),

@@ -46,10 +46,9 @@ def test_touches_come_by_epoch_step_and_rank_whatever_order_the_table_has():
     per_window = [len(np.concatenate(expected[at : at + RANKS * STEPS // PHASES])) for at in range(0, 48, 8)]
     assert np.diff(trace.starts).tolist() == per_window
     assert trace.nbytes.tolist() == SIZES.tolist()
-    # A table by rank first, as ingestion may write it: within a step, a rank's chunks keep their order.
-    by_rank = events.take(
-        np.lexsort((events["step"].to_numpy(), events["epoch"].to_numpy(), events["rank"].to_numpy()))
-    )
+    # Another order of ranks, steps and epochs; within a step, a rank's chunks keep theirs.
+    epoch, step, rank = (-events[name].to_numpy().astype(int) for name in ("epoch", "step", "rank"))
+    by_rank = events.take(np.lexsort((step, epoch, rank)))
     assert make(by_rank).objects.tolist() == trace.objects.tolist()
 
 

@@ -144,6 +144,9 @@ def test_never_evicting_needs_a_uniform_regime_and_the_most_hits():
     uniform = choose_policy(read("gate_dlio.parquet", 5), by_ewma(read("gate_dlio.parquet", 5)), 0.5).regime
     rules = Rules(policies=policies)
     assert judge([{"lru": tally(500), "keep": tally(500)}], "lru", rules, lambda: uniform)[0] == "keep"
+    trace, rates = weighted()
+    popular = choose_policy(trace, lambda _: rates, 0.05).regime
+    assert judge([{"lru": tally(500), "keep": tally(500)}], "lru", rules, lambda: popular)[0] == "lru"
     # Chunks that are read in bursts within an epoch: uniform counts, yet recency helps.
     assert judge([{"lru": tally(500), "keep": tally(400)}], None, rules, lambda: uniform)[0] == "lru"
 
@@ -217,6 +220,17 @@ def test_a_choice_knows_nothing_of_the_windows_it_is_made_for():
     assert one.choices[:4] == two.choices[:4]
     assert one.chosen[:3] == two.chosen[:3]
     assert one.choices[:1] == (choose_policy(until(trace, 4), lambda _: rates, 0.05).name,)
+
+
+def test_the_regime_is_told_by_the_windows_before_a_choice():
+    rng = np.random.default_rng(3)
+    epochs = [rng.permutation(100) for _ in range(6)]
+    trace = trace_of(np.concatenate([*epochs, *(rng.integers(0, 5, 100) for _ in range(4))]), 10)
+    # Pinning any set does as well; listed first, it would win were the regime not known to be uniform.
+    rules = Rules(policies=[Policy("lru", 0, "lru"), Policy("pin", 1, None), Policy("keep", 0, "keep")])
+    replay = replay_policy(trace, lambda _: np.arange(100.0, 0, -1), 0.3, first=5, rules=rules)
+    assert replay.choices[:2] == ("keep", "keep")
+    assert replay.tallies["pin"][0].hits == replay.tallies["keep"][0].hits
 
 
 @given(seed=st.integers(0, 10**6), cache=st.sampled_from([0.02, 0.05, 0.1, 0.3]), wrong=st.booleans())

@@ -96,6 +96,17 @@ def test_draws_at_equal_rates_are_uniform_whatever_the_noise(seed, chunks, windo
         assert detect_regime(history_of(counts, 1), nbytes=rows if sized else None).kind == "uniform"
 
 
+def test_files_of_any_size_that_are_read_once_an_epoch_are_uniform():
+    rng = np.random.default_rng(6)
+    sizes = 1 + np.exp(rng.normal(8, 2, 120)).astype(np.int64)
+    order = np.concatenate([rng.permutation(120) for _ in range(5)])
+    for windows in (5, 7):
+        trace = trace_of(order, windows, sizes)
+        assert detect_regime(trace).kind == "uniform"
+        assert detect_regime(trace).evidence.spread > 0.3
+        assert detect_regime(trace.history(), nbytes=sizes).kind == "uniform"
+
+
 def test_lost_events_do_not_hide_that_epochs_are_uniform():
     rng = np.random.default_rng(2)
     counts = epochs_of(rng, np.full(2000, 8), 4, 1)
@@ -132,6 +143,24 @@ def test_a_crowd_that_wanders_is_drift(seed, windows, speed):
     place, centre = np.arange(400)[None, :], speed * 400 * np.arange(windows)[:, None] / windows
     counts = rng.poisson(80 * np.exp(-((place - centre - 20) ** 2) / 800.0))
     assert detect_regime(history_of(counts, 1)).kind == "drift"
+
+
+def test_objects_that_are_wanted_equally_often_but_at_other_times_are_drift():
+    counts = np.kron(np.eye(6), np.full((1, 50), 20))
+    found = detect_regime(history_of(counts, 1))
+    assert found.evidence.spread == 0
+    assert found.kind == "drift"
+
+
+def test_one_lasting_favourite_does_not_hide_that_the_others_change():
+    rng = np.random.default_rng(8)
+    place, centre = np.arange(300)[None, :], 15 * np.arange(16)[:, None]
+    rates = 2 + 60 * np.exp(-((place - centre - 20) ** 2) / 400.0)
+    rates[:, 7] = 20_000
+    found = detect_regime(history_of(rng.poisson(rates), 1))
+    assert found.evidence.persistence > 0.9
+    assert found.evidence.unseen < 0.01
+    assert found.kind == "drift"
 
 
 def test_steady_growth_is_no_season():
