@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from benchmarks import harness, reactive, workloads
 from benchmarks.harness import Figure, Options
 from benchmarks.reactive import Counted, count, min_by_epoch, trace_of
+from foreshard.direct import DirectReads
 from foreshard.loader.loader import Loader
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.order import BlockShuffleOrder, Order, UniformOrder, WeightedOrder
@@ -36,6 +37,28 @@ _STEP_S: Final = 0.001
 """Computing on each batch. Where the loop computes nothing, the loader may give cache away to keep up with it."""
 
 _COLUMNS: Final = ("", "hits", "of MIN's", "fetched, MB an epoch", "over MIN's")
+
+
+class CountedReads:
+    """Reads straight into memory, and tells how much.
+
+    Args:
+        reads: reads.
+        count: takes the bytes of each read that worked.
+    """
+
+    def __init__(self, reads: DirectReads, count: Callable[[int], None]) -> None:
+        self._reads, self._count = reads, count
+
+    def read(self, key: str, start: int, targets: Sequence[memoryview]) -> bool:
+        """Read a range."""
+        done = self._reads.read(key, start, targets)
+        self._count(done * sum(map(len, targets)))
+        return done
+
+    def close(self) -> None:
+        """Close what is open."""
+        self._reads.close()
 
 
 class CountingStore(ObjectStore):
@@ -65,6 +88,11 @@ class CountingStore(ObjectStore):
         raw = super().get_range(key, start, end)
         self._counted(len(raw))
         return raw
+
+    def direct(self) -> DirectReads | None:
+        """Return what reads straight into memory, counted as well."""
+        reads = super().direct()
+        return reads and CountedReads(reads, self._counted)
 
     def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
         """Return byte ranges of an object."""

@@ -1,6 +1,5 @@
 """What obstore's local store lacks: quick ranged reads, and compare-and-swap under a lock that dies with its holder."""
 
-import fcntl
 import hashlib
 import os
 import re
@@ -14,9 +13,13 @@ from urllib.parse import SplitResult, unquote
 from obstore.exceptions import AlreadyExistsError
 
 from foreshard.errors import ConfigError, UnreachableError
+from foreshard.locking import passing_lock
 
 LOCKS: Final = ".locks/"
 """Folder of lock files below the root; no object."""
+
+_LOCK_FILES: Final = 256
+_LOCK_S: Final = 60.0
 
 # obstore escapes other characters in file names.
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z0-9_./-]+")
@@ -104,9 +107,16 @@ def read_range(root: Path, key: str, start: int, end: int) -> bytes | None:
 
 @contextmanager
 def exclusive(root: Path, key: str) -> Generator[None]:
-    """Hold an object's lock; the kernel drops it when its holder dies."""
+    """Hold an object's lock, which keeps out whoever wants to swap it, or one of few others; not to be nested.
+
+    Keys such as those of leases are never used again, so their locks must not stay. Their files go with their holders
+    (`passing_lock`), and objects share `_LOCK_FILES` names, so that killed holders cannot leave more than those.
+
+    Raises:
+        DeadlineError: others held it for too long.
+    """
     folder = root / LOCKS
     folder.mkdir(exist_ok=True)
-    with (folder / hashlib.sha256(key.encode()).hexdigest()[:32]).open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    name = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % _LOCK_FILES
+    with passing_lock(folder / f"{name:03d}", _LOCK_S, mode=0o666):
         yield

@@ -11,6 +11,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from obstore.store import S3Store
 
@@ -56,6 +58,14 @@ class S3Address:
             raise ConfigError(f"S3 endpoint {endpoint!r} is not usable: give its URL, like http://127.0.0.1:9000")
         region = env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or region
         return cls(bucket, prefix.strip("/"), endpoint, region)
+
+    @property
+    def plain_http(self) -> bool:
+        """Whether the server is reached over HTTP without TLS, and by no proxy."""
+        host = urlsplit(self.endpoint or "").hostname
+        if host is None or not (self.endpoint or "").startswith("http://"):
+            return False
+        return "http" not in getproxies() or bool(proxy_bypass(host))
 
     def connect(self, timeouts: Timeouts, *, patient: bool = False) -> S3Store:
         """Return an obstore client.

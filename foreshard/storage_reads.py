@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import obstore
 from obstore.store import LocalStore, MemoryStore, S3Store
 
+from foreshard.direct import URL_LIFE, DirectReads, FileReads, HttpReads
 from foreshard.errors import ObjectNotFoundError, StorageError
 from foreshard.local import LOCKS, local_file, read_range
 from foreshard.ranges import cut_ranges, merge_ranges
@@ -141,6 +142,15 @@ class ReadableStore:
                     f"{key!r} in {self.url} gave {[len(b) for b in buffers]} bytes for the ranges {spans}"
                 )
         return cut_ranges(ranges, spans, buffers)
+
+    def direct(self) -> DirectReads | None:
+        """Return what reads ranges straight into memory, where that can be: of local files, and over plain HTTP."""
+        if self._root is not None:
+            return FileReads(self._root)
+        store = self._store
+        if not isinstance(store, S3Store) or self._s3 is None or not self._s3.plain_http:
+            return None
+        return HttpReads(lambda key: obstore.sign(store, "GET", key, timedelta(seconds=URL_LIFE)), self.timeouts)
 
     def head(self, key: str) -> ObjectMeta | None:
         """Return what a listing would tell of an object, or None where there is none."""

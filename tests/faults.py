@@ -140,6 +140,7 @@ class FaultProxy:
         rates: as given; may be replaced while it runs.
         counts: how often each fault was injected.
         requests: how many requests were received.
+        lines: the first line of each.
     """
 
     def __init__(self, endpoint: str, seed: int, rates: dict[Fault, float], *, stall: float = 15.0) -> None:
@@ -157,6 +158,7 @@ class FaultProxy:
         self._connections: dict[threading.Thread, list[_Wire]] = {}
         self.counts: Counter[Fault] = Counter()
         self.requests = 0
+        self.lines: list[str] = []
         self.endpoint = ""
 
     def __enter__(self) -> Self:
@@ -216,10 +218,11 @@ class FaultProxy:
         except OSError as error:
             raise _Gone from error
 
-    def draw(self) -> tuple[Fault | None, random.Random]:
-        """Decide about the next request: its fault, and a generator for the details."""
+    def draw(self, line: str) -> tuple[Fault | None, random.Random]:
+        """Decide about the next request, of this first line: its fault, and a generator for the details."""
         with self._lock:
             self.requests += 1
+            self.lines.append(line)
             at, details = self._random.random(), random.Random(self._random.getrandbits(64))  # noqa: S311
         for fault, rate in self.rates.items():
             if at < rate:
@@ -252,7 +255,7 @@ class _Connection:
         """Serve one request after the other until a side closes or a fault ends the connection."""
         while True:
             request = self._client.head()
-            fault, details = self._proxy.draw()
+            fault, details = self._proxy.draw(request.first)
             if len(self._wires) > 1 and not self._server.idle():
                 self._wires.pop().close()  # the server closed a connection that was kept alive
             if len(self._wires) == 1:

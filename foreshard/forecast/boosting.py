@@ -35,6 +35,7 @@ def boost(objective: str, columns: NDArray[np.float32], start: NDArray[np.float6
     """Return a booster whose raw score corrects `start`; the same bits for the same rows, whatever the thread count.
 
     Leaves are few and hold many rows, as what is left of counts beside the moving average is noise for the most part.
+    Where no target is above 0 there is nothing to tell rows apart by: the booster is None, and `start` stands.
 
     Args:
         objective: of LightGBM.
@@ -42,6 +43,8 @@ def boost(objective: str, columns: NDArray[np.float32], start: NDArray[np.float6
         start: shape (n,), raw score that the first tree begins with.
         target: shape (n,).
     """
+    if not target.any():
+        return None
     import lightgbm
 
     parameters = _PARAMETERS | {

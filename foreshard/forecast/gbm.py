@@ -90,5 +90,7 @@ def next_epoch(history: History, smoothing: Smoothing) -> tuple[NDArray[np.float
 
 
 def _raw(model: Any, columns: NDArray[np.float32]) -> NDArray[np.float64]:  # noqa: ANN401 -- lightgbm has no types
-    """Return the sum of the trees' leaves, shape (n,)."""
+    """Return the sum of the trees' leaves, shape (n,); 0 without trees."""
+    if model is None:
+        return np.zeros(len(columns))
     return np.asarray(model.predict(columns, raw_score=True), np.float64)

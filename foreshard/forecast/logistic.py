@@ -72,14 +72,17 @@ def fit_curve(columns: NDArray[np.float32], accessed: NDArray[np.bool_]) -> Curv
     """Fit by iteratively reweighted least squares, which is Newton's method, with a ridge.
 
     Args:
-        columns: shape (n, F).
+        columns: shape (n, F); without a row, nothing is corrected.
         accessed: shape (n,).
     """
+    width = columns.shape[1]
+    if not len(columns):
+        return Curve(np.zeros(width), np.ones(width), np.zeros(width + 1))
     centre = columns.mean(0, dtype=np.float64)
     spread = columns.std(0, dtype=np.float64)
     scale = np.where(spread > 0, spread, 1.0)
     scaled, start = _scaled(columns, centre, scale), columns[:, LEVEL].astype(np.float64)
-    weights = np.zeros(scaled.shape[1])
+    weights = np.zeros(width + 1)
     loss = _loss(weights, scaled, start, accessed)
     for _ in range(_ROUNDS):
         p = _sigmoid(start + _times(scaled, weights))

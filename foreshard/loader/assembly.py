@@ -5,9 +5,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from threading import Condition, Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from foreshard.errors import ConfigError, DeadlineError
@@ -18,6 +19,8 @@ from foreshard.loader.transforms import Transforms, result
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+
+_TOGETHER: Final = 1 << 20  # bytes of batches that are assembled in one go
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class Assembler:
         self._window, self._following, self._memory = first, following, memory
         self._epoch, self._depth, self._timeout, self._transforms = epoch, depth, timeout, transforms
         self._ready: deque[Assembled] = deque()
+        self._low = depth - 1  # batches ready at which more are made
+        self._row_bytes = float(_TOGETHER)  # of a batch, as far as is known
         self._changed = Condition()
         self._failure: Exception | None = None
         self._stopped = False
@@ -112,7 +117,8 @@ class Assembler:
                 if not self._ready:
                     raise self._failure or self._why_none()
             made = self._ready.popleft()
-            self._changed.notify_all()
+            if len(self._ready) <= self._low:
+                self._changed.notify_all()
         if made.coming is None:
             return made, made.batch, waited
         start, ready = time.perf_counter(), made.coming.done()
@@ -168,42 +174,70 @@ class Assembler:
 
     def _read_window(self) -> bool:
         """Assemble a window's batches; return whether the assembler was not stopped meanwhile."""
-        for index in range(len(self._window.touches.steps)):
-            batch = self._assemble(index)
+        index, steps = 0, len(self._window.touches.steps)
+        while index < steps:
             with self._changed:
-                self._changed.wait_for(lambda: len(self._ready) < self._depth or self._stopped)
-                if batch is None or self._stopped:
+                together = self._together(index)
+                self._low = self._depth - together
+                self._changed.wait_for(lambda: len(self._ready) <= self._low or self._stopped)
+            batches = self._assemble(index, index + together) if not self._stopped else []
+            with self._changed:
+                if self._stopped or not batches:
                     return False
-                self._ready.append(batch)
+                self._ready.extend(batches)
                 self._changed.notify_all()
+            index += len(batches)
         return not self._stopped
 
-    def _assemble(self, index: int) -> Assembled | None:
-        """Return the batch of a step, or None if the assembler was stopped."""
-        window, plan = self._window, self._window.touches
-        span = slice(plan.batch_offsets[index], plan.batch_offsets[index + 1])
-        first, last = int(plan.step_offsets[index]), int(plan.step_offsets[index + 1])
+    def _together(self, index: int) -> int:
+        """Return how many of the next batches to assemble in one go: small ones, as far as their chunks are there.
+
+        What a batch costs beside its rows is paid once for all of them then.
+        """
+        plan = self._window.touches
+        offsets = plan.batch_offsets[index : index + max(self._depth // 2, 1) + 1]
+        most = int(np.searchsorted(offsets - offsets[0], _TOGETHER / self._row_bytes, side="right")) - 1
+        if most <= 1:
+            return 1
+        first, ends = plan.step_offsets[index], plan.step_offsets[index + 1 : index + most + 1]
+        there = self._memory.prefetcher.resident_prefix(plan.chunks[first : ends[-1]].tolist())
+        return max(int(np.searchsorted(ends - first, there, side="right")), 1)
+
+    def _assemble(self, index: int, stop: int) -> list[Assembled]:
+        """Return the batches of some steps; none if the assembler was stopped."""
+        first = int(self._window.touches.step_offsets[index])
         began = time.perf_counter()
-        job = Job(window, first, last, self._memory)
+        job = Job(self._window, index, stop, self._memory)
         try:
             for at in job.begin():
                 if self._stopped:
-                    return None
+                    return []
                 self._touch = first + at
                 job.add(at)
             rows = job.finish()
         finally:
             job.abandon()
-        figures = job.figures
-        batch = Batch(self._epoch, int(plan.steps[index]), plan.sample_ids[span], plan.positions[span], rows)
+        self._row_bytes = max(rows.get_total_buffer_size() / max(rows.num_rows, 1), 1.0)
+        spent = (time.perf_counter() - began - job.gather_s) / (stop - index), job.gather_s / (stop - index)
+        return [self._batch(step, rows, index, job, spent) for step in range(index, stop)]
+
+    def _batch(self, at: int, rows: pa.RecordBatch, index: int, job: Job, spent: tuple[float, float]) -> Assembled:
+        """Cut a step's batch out of what was assembled together from the step `index` on."""
+        window, plan = self._window, self._window.touches
+        start, end = int(plan.batch_offsets[at]), int(plan.batch_offsets[at + 1])
+        first, last = int(plan.step_offsets[at]), int(plan.step_offsets[at + 1])
+        begin = int(plan.step_offsets[index])
+        figures = job.figures[:, first - begin : last - begin]
+        mine = rows.slice(start - int(plan.batch_offsets[index]), end - start)
+        batch = Batch(self._epoch, int(plan.steps[at]), plan.sample_ids[start:end], plan.positions[start:end], mine)
         return Assembled(
             batch,
             window,
-            index,
+            at,
             plan.chunks[first:last],
             figures[0].astype(np.bool_),
             *(figures[i].astype(np.int32) for i in (1, 2, 3)),
-            fetch_s=time.perf_counter() - began - job.gather_s,
-            gather_s=job.gather_s,
+            fetch_s=spent[0],
+            gather_s=spent[1],
             coming=self._transforms.begin(batch) if self._transforms is not None else None,
         )

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from foreshard.errors import CorruptDataError
 from foreshard.prefetch.arena import Payload
-from foreshard.prefetch.fetchers import Fetch
 from foreshard.prefetch.gather import Gatherer
+from foreshard.prefetch.landing import Direct, Fetch
 from foreshard.seeding import derive_seed, row_keys
 from foreshard.shards.codec import SAMPLE_ID, decode_chunk
 from foreshard.shards.manifest import Manifest
@@ -100,6 +100,26 @@ class CorruptionGuard:
                 if len(chunks) == 1:
                     return [self._substitute(chunks[0], error)]
         return [self._fetch_one(chunk) for chunk in chunks]
+
+    def guard(self, direct: Direct) -> Direct:
+        """Return what reads chunks straight into memory under the same policy: what verifies at once, that is.
+
+        Args:
+            direct: reads and verifies chunks; raises `CorruptChunkError`.
+        """
+
+        def guarded(chunks: Sequence[int], rooms: Sequence[memoryview]) -> Sequence[Payload] | None:
+            if any(chunk in self.substituted or chunk in self._failed for chunk in chunks):
+                return None
+            try:
+                return direct(chunks, rooms)
+            except CorruptChunkError as error:
+                if self._policy != "raise":
+                    return None
+                self._failed[error.chunk] = error
+                raise
+
+        return guarded
 
     def _fetch_once(self, chunks: Sequence[int]) -> Sequence[Payload]:
         """Fetch; what did not verify when it was read ahead raises when it is wanted, without being read again."""

@@ -3,7 +3,7 @@
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from foreshard.keys import LayoutRef
 from foreshard.loader.batch import Batch
@@ -11,7 +11,11 @@ from foreshard.loader.dealing import Place
 from foreshard.loader.loader import Loader
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.order import Order
+from foreshard.loader.worker_reports import WorkerReports
 from foreshard.shards.repository import Repository
+
+if TYPE_CHECKING:
+    from foreshard.loader.epochs import EpochReport
 
 _POSITION: Final = ("identity", "epoch", "step")
 
@@ -43,6 +47,7 @@ class LoaderDescription:
         options: as in `Loader`, for a whole rank.
         split: as in `Loader`.
         layout: as in `Loader`.
+        reports: takes what the loader did in each epoch; None where nobody asks other processes.
     """
 
     repository: Repository
@@ -50,6 +55,7 @@ class LoaderDescription:
     options: LoaderOptions
     split: str
     layout: LayoutRef | None
+    reports: WorkerReports | None = None
 
     def open(self, place: Place) -> Loader:
         """Open the loader of one of a rank's workers, with its share of the rank's memory and fetches."""
@@ -74,6 +80,7 @@ class DirectReader:
     def __init__(self, description: LoaderDescription) -> None:
         self._description = description
         self._loader: Loader | None = None
+        self._told: EpochReport | None = None
 
     @property
     def loader(self) -> Loader | None:
@@ -93,7 +100,16 @@ class DirectReader:
         batches: Any = iter(loader)  # a generator
         with closing(batches):
             for batch in batches:
+                self._tell(loader)
                 yield batch, run
+            self._tell(loader)  # of an epoch without a batch for this worker
+
+    def _tell(self, loader: Loader) -> None:
+        """Tell of the epoch that has just ended, if one has."""
+        report, reports, place = loader.last_epoch, self._description.reports, loader.options.place
+        if reports is not None and report is not None and report is not self._told:
+            self._told = report
+            reports.write(report, loader.memory, place.worker, place.workers)
 
     def _at(self, turn: Turn) -> Loader:
         state, about = turn.state, self._description

@@ -12,16 +12,18 @@ from foreshard.keys import LayoutRef
 from foreshard.loader.corrupt import CorruptionGuard
 from foreshard.loader.dealing import nodes_of
 from foreshard.loader.options import LoaderOptions
-from foreshard.loader.reading import chunk_fetcher, following_chunks, make_gatherer, wanted_columns
+from foreshard.loader.reading import chunk_fetcher, chunk_reader, following_chunks, make_gatherer, wanted_columns
 from foreshard.loader.scheduling import ScheduleCache
-from foreshard.loader.tiers import node_fetcher, open_disk
+from foreshard.loader.tiers import disk_traffic, node_fetcher, open_disk, open_shelf
 from foreshard.prefetch.arena import Arena
 from foreshard.prefetch.concurrency import Concurrency
 from foreshard.prefetch.manifest import advice_of, read_prefetch
+from foreshard.prefetch.node.stats import NodeStats
 from foreshard.prefetch.prefetcher import Prefetcher
 from foreshard.prefetch.region import Region
 from foreshard.prefetch.requests import Requests
 from foreshard.prefetch.schedule import forecast_uses, pinned_uses
+from foreshard.prefetch.traffic import Traffic
 from foreshard.shards.leases import ReaderLease
 from foreshard.shards.manifest import Manifest
 from foreshard.shards.repository import Repository
@@ -39,8 +41,9 @@ def hold_layout(repository: Repository, layout: LayoutRef | None, options: Loade
         ConfigError: the layout lacks a column.
         BudgetError: the memory cannot hold what is needed to make progress.
     """
+    shelf = open_shelf(options)
     if not options.lease_ttl:
-        return HeldLayout(repository, repository.open(layout), options, split)
+        return HeldLayout(repository, repository.open(layout, shelf=shelf), options, split)
     run = options.logging.run if options.logging else None
     try:
         lease = repository.lease_reader(layout, ttl=options.lease_ttl, run=run)
@@ -50,7 +53,7 @@ def hold_layout(repository: Repository, layout: LayoutRef | None, options: Loade
             "lease_ttl=0 in its LoaderOptions and let `retention` keep the layouts that it reads for long enough"
         ) from error
     try:
-        return HeldLayout(repository, repository.open(lease.ref), options, split, lease)
+        return HeldLayout(repository, repository.open(lease.ref, shelf=shelf), options, split, lease)
     except BaseException:
         lease.release()
         raise
@@ -136,10 +139,15 @@ class HeldLayout:
         self.arena = Arena(region.capacity, region.bypass, self.gatherer.buffers)
         fetch = chunk_fetcher(store, manifest, self.gatherer, again=options.on_corrupt != "raise")
         self.disk = open_disk(options, manifest.nbytes[mine])
+        self._disk_told = NodeStats()
         if self.disk is not None:
             fetch = node_fetcher(fetch, manifest, self.disk, self.gatherer)
+        # What the machine shares is written to its disk first.
+        self._reads = store.direct() if self.disk is None else None
         # Outermost, so that what is read in a chunk's place is never kept on disk as that chunk.
         self.corruption = CorruptionGuard(options.on_corrupt, manifest, self.gatherer, fetch)
+        direct = None if self._reads is None else chunk_reader(self._reads, manifest, self.gatherer)
+        direct = None if direct is None else self.corruption.guard(direct)
         self.prefetcher = Prefetcher(
             self.corruption.fetch,
             manifest.nbytes,
@@ -148,6 +156,7 @@ class HeldLayout:
             timeout=options.timeout,
             burst=_LOCAL_BURST if store.local else 1,
             requests=self.requests,
+            direct=direct,
         )
         # A loader that is dropped without being closed leaves no thread behind.
         self._finalizer = weakref.finalize(self, self.prefetcher.dismiss)
@@ -177,8 +186,23 @@ class HeldLayout:
         finally:
             if self.disk is not None:
                 self.disk.close()
+            if self._reads is not None:
+                self._reads.close()
             if self.lease is not None:
                 self.lease.release()
+
+    @property
+    def trouble(self) -> str:
+        """What was wrong with the disk tier the last time; nothing if nothing was, or there is none."""
+        return "" if self.disk is None else self.disk.stats().last_trouble
+
+    def take_traffic(self) -> Traffic:
+        """Return what was moved since this was called last, into memory and through the disk tier."""
+        traffic = self.prefetcher.take_traffic()
+        if self.disk is None:
+            return traffic
+        before, self._disk_told = self._disk_told, self.disk.stats()
+        return traffic + disk_traffic(before, self._disk_told)
 
     def uses_beyond(self, resident: frozenset[int], *, trusted: bool) -> NDArray[np.int64]:
         """Return the first use of every chunk beyond the known order, as far as anybody can tell; int64 (C,).

@@ -33,12 +33,12 @@ class ChunkMemory:
 
 
 class Job:
-    """One batch being assembled: as many chunks at a time as are in memory together, all of them if possible.
+    """Batches being assembled: as many chunks at a time as are in memory together, all of them if possible.
 
     Args:
-        window: what was planned together with it.
-        first: the first of its touches there.
-        last: the one after the last.
+        window: what was planned together with them.
+        index: the first batch's step there.
+        stop: the one after the last batch's.
         memory: where the chunks lie.
 
     Attributes:
@@ -49,12 +49,13 @@ class Job:
     def __init__(
         self,
         window: Window,
-        first: int,
-        last: int,
+        index: int,
+        stop: int,
         memory: ChunkMemory,
     ) -> None:
         self._prefetcher, self._arena, self._gatherer = memory.prefetcher, memory.arena, memory.gatherer
         plan = window.touches
+        first, last = int(plan.step_offsets[index]), int(plan.step_offsets[stop])
         self._first = window.base + first
         self._chunks: list[int] = plan.chunks[first:last].tolist()
         self._keep: list[bool] = window.keep[first:last].tolist()
@@ -62,6 +63,9 @@ class Job:
         self._row_starts, self._counts = offsets[:-1] - offsets[0], np.diff(offsets)
         self._rows = plan.rows[offsets[0] : offsets[-1]].astype(np.int64)
         self._places = plan.places[offsets[0] : offsets[-1]]
+        if stop > index + 1:  # places count from each batch's beginning; here one batch follows the other
+            starts = plan.batch_offsets[index : stop + 1] - plan.batch_offsets[index]
+            self._places = self._places + np.repeat(starts[:-1], np.diff(starts)).astype(np.int32)
         self._group: list[tuple[int, Lent]] = []
         self._parts: list[tuple[pa.RecordBatch, NDArray[np.int32]]] = []
         self.figures = np.zeros((4, last - first), np.int64)
@@ -86,7 +90,7 @@ class Job:
             self._flush()
 
     def finish(self) -> pa.RecordBatch:
-        """Return the rows, each in its place of the batch."""
+        """Return the rows, each in its place of its batch, one batch after the other."""
         if not self._parts and len(self._group) == len(self._chunks):
             inverse = np.empty(len(self._places), np.int64)
             inverse[self._places] = np.arange(len(self._places))

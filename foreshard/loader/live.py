@@ -60,13 +60,15 @@ def render_report(
         height: lines there are: tables that do not fit are left out, the last first; None for all.
         width: columns there are.
     """
-    lines = [line for line in (_stands(snapshot), _altogether(snapshot), limit_of(snapshot)) if line]
+    lines = [line for line in (_stands(snapshot), _altogether(snapshot), limit_of(snapshot), _failed(snapshot)) if line]
     if not snapshot.totals.batches and not snapshot.epochs:
         return Text(lines[0] if snapshot.running else "nothing was read yet")
     shown = snapshot.epochs[-epochs:] if epochs else ()
     tables = [_last_batches(snapshot.rolling)] if snapshot.rolling.batches else []
     if shown:
         tables += [_reached(shown), _waited(shown), _moved(shown, snapshot.budget)]
+        if any(_used_disk(stats) for stats in shown):
+            tables.append(_on_disk(shown))
     parts: list[RenderableType] = [Text("\n".join(lines))]
     left = sys.maxsize if height is None else height - sum(len(wrap(line, width)) for line in lines)
     for table in tables:
@@ -185,6 +187,10 @@ def _altogether(snapshot: MonitorSnapshot) -> str:
     )
 
 
+def _failed(snapshot: MonitorSnapshot) -> str:
+    return f"The disk tier failed the last time as {snapshot.trouble}" if snapshot.trouble else ""
+
+
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -222,6 +228,27 @@ def _moved(epochs: Sequence[EpochStats], budget: int) -> Table:
         figures = (_mega(stats.origin_bytes), least, *(f"{count:,}" for count in counts), _mega(stats.peak_bytes))
         table.add_row(f"{stats.epoch}", *figures)
     return table
+
+
+def _on_disk(epochs: Sequence[EpochStats]) -> Table:
+    names = ("epoch", "read MB", "store MB", "hits", "written", "awaited", "evicted", "damaged", "troubles")
+    table = _table("What the disk tier did, in chunks", names)
+    for stats in epochs:
+        counts = (
+            stats.disk_hits,
+            stats.disk_written,
+            stats.disk_awaited,
+            stats.disk_evicted,
+            stats.disk_damaged,
+            stats.disk_troubles,
+        )
+        moved = (_mega(stats.disk_bytes), _mega(stats.store_bytes))
+        table.add_row(f"{stats.epoch}", *moved, *(f"{count:,}" for count in counts))
+    return table
+
+
+def _used_disk(stats: EpochStats) -> bool:
+    return bool(stats.disk_hits or stats.disk_written or stats.disk_troubles)
 
 
 def _last_batches(last: Rolling) -> Table:

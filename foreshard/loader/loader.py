@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 from foreshard.errors import ConfigError, DeadlineError
 from foreshard.keys import LayoutRef
 from foreshard.loader.corrupt import Substitution
+from foreshard.loader.haste import Ending
 from foreshard.loader.held import HeldLayout, check_move, hold_layout
 from foreshard.loader.loops import Loop, begin_loop
+from foreshard.loader.observed import Observed
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.order import Order
 from foreshard.loader.progress import EpochProgress, begin_epoch
@@ -18,27 +20,25 @@ from foreshard.loader.state import read_state, write_state
 from foreshard.loader.transforms import Transform
 from foreshard.prefetch.control import Tuning, adjust
 from foreshard.prefetch.monitor import Monitor
-from foreshard.prefetch.prometheus import to_prometheus
 from foreshard.shards.manifest import Manifest
 from foreshard.shards.repository import Repository
 from foreshard.splits import split_code
 
 if TYPE_CHECKING:
     from foreshard.loader.epochs import EpochReport
-    from foreshard.loader.live import LiveView
 
 _WARM_SHARE: Final = 0.9
 """Of the memory: the rest is for what the first steps need beside what the forecast expects."""
 
 
-class Loader:
+class Loader(Observed):
     """Reads a dataset in a fixed order, whatever layout its bytes have.
 
     No thread runs before the first batch is asked for (or `warm`), and no collective ever. A process forked afterwards
     may go on reading from a local folder, with threads and memory of its own; the clients of other stores do not
     survive a fork, so reading there is refused. A loader can move to a newer layout (`refresh`) without changing the
     order. `last_epoch` tells how the last epoch went, and is set before its last batch is handed out; `monitor`
-    takes the figures of all epochs, which `report`, `live` and `prometheus` show.
+    takes the figures of all epochs, which `report`, `live` and `prometheus` show (see `Observed`).
 
     Args:
         repository: the dataset's repository.
@@ -72,7 +72,7 @@ class Loader:
         self._split = split_code(split)
         self.last_epoch: EpochReport | None = None
         self._epoch, self._step = 1, 0
-        self._tuning = Tuning()
+        self._tuning, self._ending = Tuning(), Ending()
         self._pid, self._forked = os.getpid(), False
         self._loop: Loop | None = None
         self._progress: EpochProgress | None = None
@@ -134,7 +134,7 @@ class Loader:
         if loop is not None:
             loop.moved = True
         if progress is not None:
-            progress.move(held.manifest, old.prefetcher.take_traffic())
+            progress.move(held.manifest, old.take_traffic())
         self._held = held
         self.monitor.budget = self.memory
         self._held.keep()
@@ -172,7 +172,7 @@ class Loader:
             Exception: whatever the transform raised, at its batch's turn.
         """
         self._check_idle()
-        loop = self._begin()
+        loop, soon = self._begin(), False
         try:
             if not loop.left:  # this worker has no step
                 self._finish(loop)
@@ -184,11 +184,14 @@ class Loader:
                 yield batch
                 if loop.moved:
                     loop = self._begin()
+        except (KeyboardInterrupt, SystemExit):
+            soon = True
+            raise
         finally:
             # After `close` another loop may be under way; a forked child has no thread to stop. When the interpreter
             # ends, threads stop wherever they are: one may hold the lock for ever.
             if self._loop is loop and os.getpid() == self._pid and not sys.is_finalizing():
-                self._leave(loop)
+                self._leave(loop, soon=soon)
 
     def _begin(self) -> Loop:
         epoch, progress = self._epoch, self._progress
@@ -209,35 +212,19 @@ class Loader:
         progress.watch(self.monitor, self._step)
         return self._loop
 
-    def _leave(self, loop: Loop) -> None:
-        """End a loop, wherever it stands; what it did stays in the epoch's progress."""
-        if loop.stop():
+    def _leave(self, loop: Loop, *, soon: bool = False) -> None:
+        """End a loop, wherever it stands; its progress stays. After Ctrl-C, soon: the next loop waits for the rest."""
+        if self._ending.stop_soon(loop) if soon else self._ending.stop(loop):
             self._loop = None
 
     def _finish(self, loop: Loop) -> None:
         """End the loop and its epoch."""
         self._leave(loop)
-        self.last_epoch = loop.progress.report(self._held.prefetcher.take_traffic(), self.options.place)
+        self.last_epoch = loop.progress.report(self._held.take_traffic(), self.options.place)
+        self.monitor.trouble = self._held.trouble
         self.monitor.epoch(self.last_epoch.stats)
         self._tuning = adjust(self._tuning, self.last_epoch.stats)
         self._go_to(loop.progress.epoch + 1, 0)
-
-    # -- figures --------------------------------------------------------------------------------------
-    def report(self) -> str:
-        """Return tables of the epochs so far and of the last batches, with a line on what limits the loop."""
-        from foreshard.loader.live import report_text
-
-        return report_text(self.monitor.snapshot())
-
-    def live(self) -> "LiveView":
-        """Return a view to train in (`with loader.live():`): the report, redrawn on a terminal, or lines in a log."""
-        from foreshard.loader.live import LiveView
-
-        return LiveView(self.monitor)
-
-    def prometheus(self, labels: Mapping[str, str] | None = None) -> str:
-        """Return the figures in Prometheus' text format, each with the labels given, such as the run and the rank."""
-        return to_prometheus(self.monitor.snapshot(), labels)
 
     # -- state ----------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
@@ -287,7 +274,7 @@ class Loader:
         """In a forked child, which has none of its parent's threads, leave these and their locks alone."""
         if os.getpid() != self._pid:
             self._pid, self._forked = os.getpid(), True
-            self._loop = self._progress = None
+            self._loop, self._progress, self._ending = None, None, Ending()
             self._held.forget()
             # Its parent's lease keeps the layout.
             self._held = HeldLayout(self.repository, self.manifest, self.options, self._split)
@@ -307,6 +294,6 @@ class Loader:
             return
         if not self._loop.assembler.stopped:
             raise ConfigError("this loader is being iterated already; finish that loop or call close() first")
-        if not self._loop.assembler.stop():
+        if not self._ending.stop(self._loop):
             raise DeadlineError(f"an earlier loop has not ended yet; {self._loop.assembler.where}")
         self._loop = None

@@ -36,7 +36,8 @@ class DiskTier:
 
     Attributes:
         folder: on an NVMe drive, say, or in `/dev/shm`, but not on a network file system; made if missing.
-        nbytes: bytes of chunks that it may hold, for all ranks and workers of the machine together.
+        nbytes: bytes of chunks that it may hold, for all ranks and workers of the machine together. The manifests of
+            the last layouts lie beside them, about 70 bytes a chunk and 8 a sample.
     """
 
     folder: str

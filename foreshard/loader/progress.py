@@ -30,6 +30,7 @@ class EpochProgress:
         moved: what was moved before the loader came to this layout.
         monitor: is told of every batch; see `watch`.
         since: when the last batch was handed out, in seconds; None before a loop's first.
+        told: the last step that was counted.
     """
 
     epoch: int
@@ -39,6 +40,7 @@ class EpochProgress:
     moved: Traffic = field(default_factory=Traffic)
     monitor: Monitor | None = None
     since: float | None = None
+    told: int = -1
     steps: int = 0
     samples: int = 0
     ready_steps: int = 0
@@ -62,6 +64,8 @@ class EpochProgress:
     ) -> None:
         """Count and log a batch that the training loop receives.
 
+        An interrupt (Ctrl-C) may come before the batch is handed out, and the loop begin anew with it: it counts once.
+
         Args:
             batch: the batch.
             step: its step.
@@ -69,6 +73,12 @@ class EpochProgress:
             sizes: bytes of the chunks it touched, shape (t,).
             waited: seconds that `next()` waited for it; 0.0 if it was ready.
         """
+        if step <= self.told:
+            return
+        self.told = step
+        if self.log is not None:
+            self.log.touches(step, batch.chunks, batch.hit, sizes, batch.wait_us, batch.fetch_us)
+            self.log.samples(step, sample_ids)
         self.steps += 1
         self.samples += len(sample_ids)
         self.ready_steps += waited == 0.0
@@ -82,9 +92,6 @@ class EpochProgress:
         self.hits += int(np.count_nonzero(batch.hit))
         self.min_hits += int(batch.window.min_hits[batch.index])
         self.min_bytes += int(batch.window.min_bytes[batch.index])
-        if self.log is not None:
-            self.log.touches(step, batch.chunks, batch.hit, sizes, batch.wait_us, batch.fetch_us)
-            self.log.samples(step, sample_ids)
         self._tell(batch, step, len(sample_ids), (fetch, decode, 0.0, waited - fetch - decode))
         now = time.perf_counter()
         if self.since is not None:

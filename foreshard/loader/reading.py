@@ -7,11 +7,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from foreshard.direct import DirectReads
 from foreshard.errors import ConfigError, CorruptDataError
 from foreshard.loader.corrupt import CorruptChunkError
 from foreshard.prefetch.arena import Payload
-from foreshard.prefetch.fetchers import Fetch
 from foreshard.prefetch.gather import Gatherer
+from foreshard.prefetch.landing import Direct, Fetch
 from foreshard.shards.manifest import Manifest
 from foreshard.shards.refetch import refetch
 from foreshard.shards.repository import Repository
@@ -93,6 +94,25 @@ def chunk_fetcher(store: ObjectStore, manifest: Manifest, gatherer: Gatherer, *,
         return found
 
     return fetch
+
+
+def chunk_reader(reads: DirectReads, manifest: Manifest, gatherer: Gatherer) -> Direct:
+    """Return a function that reads chunks which follow each other in a shard to where they shall lie, each verified.
+
+    Args:
+        reads: reads the store's objects straight into memory.
+        manifest: the layout.
+        gatherer: knows the columns wanted.
+    """
+    locate = chunk_locator(manifest, gatherer)
+
+    def read(chunks: Sequence[int], rooms: Sequence[memoryview]) -> list[Payload] | None:
+        first = chunks[0]
+        if not reads.read(manifest.shard_key(first), int(manifest.starts[first]), rooms):
+            return None
+        return [locate(chunk, room) for chunk, room in zip(chunks, rooms, strict=True)]
+
+    return read
 
 
 def following_chunks(manifest: Manifest) -> NDArray[np.int32]:

@@ -11,11 +11,15 @@ from foreshard.errors import BudgetError, CorruptDataError
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.reading import chunk_locator
 from foreshard.prefetch.arena import Payload
-from foreshard.prefetch.fetchers import Fetch
 from foreshard.prefetch.gather import Gatherer
+from foreshard.prefetch.landing import Fetch
 from foreshard.prefetch.node.cache import Claim, NodeCache
+from foreshard.prefetch.node.folder import Folder
 from foreshard.prefetch.node.keys import chunk_keys
+from foreshard.prefetch.node.shelf import PartShelf
+from foreshard.prefetch.node.stats import NodeStats
 from foreshard.prefetch.node.table import EMPTY
+from foreshard.prefetch.traffic import Traffic
 from foreshard.shards.manifest import Manifest
 
 _PATIENCE: Final = 4
@@ -53,6 +57,43 @@ def open_disk(options: LoaderOptions, nbytes: NDArray[np.int64]) -> NodeCache | 
         typical_bytes=max(typical, 1),
         population=len(nbytes),
     )
+
+
+def open_shelf(options: LoaderOptions) -> PartShelf | None:
+    """Open the part of the disk tier that keeps what layouts consist of beside their chunks.
+
+    Args:
+        options: the loader's.
+
+    Returns:
+        None if the loader has no disk tier.
+
+    Raises:
+        ConfigError: its folder cannot be used.
+    """
+    return None if options.disk is None else PartShelf(Folder(options.disk.folder), options.timeout)
+
+
+def disk_traffic(before: NodeStats, now: NodeStats) -> Traffic:
+    """Return what a cache did between two looks at its counters.
+
+    Args:
+        before: the first.
+        now: the second.
+    """
+    return Traffic(
+        disk_hits=now.disk_hits - before.disk_hits,
+        disk_bytes=now.disk_hit_bytes - before.disk_hit_bytes,
+        disk_written=now.published - before.published,
+        disk_awaited=now.awaited - before.awaited,
+        disk_evicted=now.evicted - before.evicted,
+        disk_damaged=now.damaged - before.damaged,
+        disk_troubles=_troubles(now) - _troubles(before),
+    )
+
+
+def _troubles(stats: NodeStats) -> int:
+    return stats.write_failures + stats.troubles + stats.overdue
 
 
 def node_fetcher(fetch: Fetch, manifest: Manifest, cache: NodeCache, gatherer: Gatherer) -> Fetch:

@@ -156,6 +156,10 @@ class StatefulDataLoader(DataLoader[Any]):
         """Start the given epoch (from 1) with the next iteration."""
         self.source.set_epoch(epoch)
 
+    def report(self) -> str:
+        """Return what was read so far, wherever; see `TorchDataset.report`."""
+        return self.source.report()
+
     def close(self) -> None:
         """End the workers, or what reads in this process."""
         iterator: Any = self._iterator

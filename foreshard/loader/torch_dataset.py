@@ -18,9 +18,11 @@ from foreshard.loader.dealing import Place, epoch_steps
 from foreshard.loader.described import DirectReader, LoaderDescription, Turn
 from foreshard.loader.epochs import EpochReport
 from foreshard.loader.forked import ForkedReader
+from foreshard.loader.loader import Loader
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.order import Order
 from foreshard.loader.torch_tensors import to_tensors
+from foreshard.loader.worker_reports import WorkerReports
 from foreshard.shards.repository import Repository
 from foreshard.splits import split_code
 
@@ -103,26 +105,41 @@ class TorchDataset(IterableDataset[Any]):
         self._pid = os.getpid()
         self._reader: DirectReader | ForkedReader | None = None
         self._inherited: object = None
+        self._reports = WorkerReports()
         self._reader_pid = self._pid
 
     @property
     def last_epoch(self) -> EpochReport | None:
-        """How the last epoch went, where this process reads itself (`num_workers=0`); otherwise None."""
-        reader = self._reader
-        return reader.loader.last_epoch if isinstance(reader, DirectReader) and reader.loader is not None else None
+        """How the last epoch went that this process or all of its DataLoader's workers read; None before one ended.
+
+        Counters and seconds of workers are added up.
+        """
+        own = self._own_loader
+        if own is not None:
+            return own.last_epoch
+        epochs = self._reports.epochs()
+        return epochs[-1] if epochs else None
 
     def report(self) -> str:
-        """Return the report of the loader that reads in this process, as `Loader.report` does.
+        """Return the report of the loader that reads in this process, as `Loader.report` does, or of all workers.
 
-        Workers keep their figures to themselves: with `num_workers` above 0 the text says only that.
+        Workers tell of each epoch at its end; their seconds are added up.
         """
+        own = self._own_loader
+        if own is not None:
+            return own.report()
+        snapshot = self._reports.snapshot()
+        if not snapshot.epochs:
+            return "nothing was read in this process, and no DataLoader's workers have come to the end of an epoch"
+        from foreshard.loader.live import report_text
+
+        return f"Of all workers of a DataLoader; their seconds are added up.\n{report_text(snapshot)}"
+
+    @property
+    def _own_loader(self) -> Loader | None:
+        """The loader that reads in this process."""
         reader = self._reader
-        if isinstance(reader, DirectReader) and reader.loader is not None and self._reader_pid == os.getpid():
-            return reader.loader.report()
-        return (
-            "nothing was read in this process. A DataLoader's workers keep their figures to themselves: read with "
-            "num_workers=0 for a report, or measure with `foreshard doctor`"
-        )
+        return reader.loader if isinstance(reader, DirectReader) and self._reader_pid == os.getpid() else None
 
     def __len__(self) -> int:
         """Return the number of batches of the current epoch."""
@@ -170,7 +187,14 @@ class TorchDataset(IterableDataset[Any]):
             if isinstance(self._repository, bytes):
                 self._repository = pickle.loads(self._repository)  # noqa: S301 - pickled by `__getstate__`
             repository: Any = self._repository
-            description = LoaderDescription(repository, self.order, self.options, self._split, self._layout)
+            description = LoaderDescription(
+                repository,
+                self.order,
+                self.options,
+                self._split,
+                self._layout,
+                self._reports if get_worker_info() else None,
+            )
             self._reader = DirectReader(description) if pid == self._pid else ForkedReader(description)
             self._reader_pid = pid
             # DataLoader workers end without the interpreter's own clean-up; this is called there all the same.

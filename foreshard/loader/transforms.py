@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import Future
+from queue import SimpleQueue
+from threading import Lock, Thread
+from typing import Any, Final
 
 from foreshard.errors import DeadlineError
 from foreshard.loader.batch import Batch
@@ -11,9 +13,15 @@ from foreshard.loader.batch import Batch
 Transform = Callable[[Batch], Any]
 """Makes of a batch what the training loop receives; several threads call it at a time, each for its own batch."""
 
+_PARTING_S: Final = 10.0
+"""Seconds that batches under way have when the loop ends."""
+
 
 class Transforms:
     """Threads that apply a function to batches. None runs before the first batch.
+
+    They are daemons, unlike those of an executor, which Python waits for at its end: a function that hangs must not
+    keep the process from ending.
 
     Args:
         transform: the function.
@@ -21,21 +29,55 @@ class Transforms:
     """
 
     def __init__(self, transform: Transform, threads: int) -> None:
-        self._transform = transform
-        self._pool = ThreadPoolExecutor(threads, "foreshard-transform")
+        self._transform, self._most = transform, threads
+        self._waiting: SimpleQueue[tuple[Future[tuple[Any, float]], Batch] | None] = SimpleQueue()
+        self._threads: list[Thread] = []
+        self._lock, self._closed = Lock(), False
 
     def begin(self, batch: Batch) -> "Future[tuple[Any, float]]":
         """Begin to transform a batch; the result is what the function returned and the seconds it took."""
-        return self._pool.submit(self._timed, batch)
+        coming: Future[tuple[Any, float]] = Future()
+        with self._lock:
+            if self._closed:
+                coming.cancel()
+                return coming
+            self._waiting.put((coming, batch))
+            if len(self._threads) < self._most:
+                name = f"foreshard-transform-{len(self._threads)}"
+                self._threads.append(Thread(target=self._run, name=name, daemon=True))
+                self._threads[-1].start()
+        return coming
 
-    def _timed(self, batch: Batch) -> tuple[Any, float]:
-        began = time.perf_counter()
-        item = self._transform(batch)
-        return item, time.perf_counter() - began
+    def _run(self) -> None:
+        while self._take_turn():
+            pass  # holds no batch while it waits for the next one
+
+    def _take_turn(self) -> bool:
+        taken = self._waiting.get()
+        if taken is None:
+            return False
+        coming, batch = taken
+        if self._closed:
+            coming.cancel()
+        if coming.set_running_or_notify_cancel():
+            began = time.perf_counter()
+            try:
+                item = self._transform(batch)
+            except BaseException as error:  # noqa: BLE001 - raised where the batch is asked for
+                coming.set_exception(error)
+            else:
+                coming.set_result((item, time.perf_counter() - began))
+        return True
 
     def close(self) -> None:
-        """Give up what has not begun and wait for the rest: a thread cannot be broken off."""
-        self._pool.shutdown(cancel_futures=True)
+        """Give up what has not begun and wait for the rest, but not for long: a thread cannot be broken off."""
+        with self._lock:
+            self._closed = True
+            for _ in self._threads:
+                self._waiting.put(None)
+        deadline = time.monotonic() + _PARTING_S
+        for thread in self._threads:
+            thread.join(max(deadline - time.monotonic(), 0))
 
 
 def result(coming: "Future[tuple[Any, float]]", batch: Batch, timeout: float) -> tuple[Any, float]:

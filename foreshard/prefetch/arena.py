@@ -6,7 +6,7 @@ Not thread-safe: its owner holds a lock, and lets nobody move chunks while a bat
 import mmap
 from bisect import bisect_left
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ ASIDE: Final = 0
 """Slot of the chunk that lies aside, in the place for reads on demand."""
 
 _ALIGN: Final = 8
+_WIPE_ON_FORK: Final = 18  # MADV_WIPEONFORK, which the module does not name
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,18 @@ class Payload:
     raw: memoryview
     places: NDArray[np.int64]
     rows: int = 0
+
+
+class Place(NamedTuple):
+    """Where a chunk is being read to: it is not moved until it is filled or given up.
+
+    Attributes:
+        slot: its slot.
+        room: its bytes, to be written.
+    """
+
+    slot: int
+    room: memoryview
 
 
 class Arena:
@@ -65,6 +78,7 @@ class Arena:
         self.starts[ASIDE] = self._round(self._capacity)
         self._unused = list(range(15, ASIDE, -1))
         self._gaps: list[tuple[int, int]] = [(0, self._capacity)]  # (start, size), by start
+        self._open: dict[int, Place] = {}
 
     def _round(self, nbytes: int) -> int:
         return -(-nbytes // self._align) * self._align
@@ -74,7 +88,7 @@ class Arena:
         """The bytes, shape (capacity + aside,)."""
         if self._memory is None:
             whole = max(-(-self._end // 64) * 64, 64)
-            self._memory = np.frombuffer(mmap.mmap(-1, whole), np.uint8)
+            self._memory = np.frombuffer(_pages(whole), np.uint8)
         return self._memory
 
     @property
@@ -96,18 +110,33 @@ class Arena:
 
     def put(self, payload: Payload) -> int:
         """Copy a chunk into the first gap it fits, and return its slot; `compact` before, where none does."""
-        need = self._round(len(payload.raw))
-        found = next((i for i, (_, size) in enumerate(self._gaps) if size >= need), None)
-        assert found is not None, f"no gap for {need} bytes in {self._gaps[:8]}"
-        start, size = self._gaps[found]
-        if size == need:
-            del self._gaps[found]
-        else:
-            self._gaps[found] = (start + need, size - need)
-        slot = self._slot()
-        self.starts[slot] = start
+        slot = self._take_gap(len(payload.raw))
+        assert slot is not None, f"no gap for {len(payload.raw)} bytes in {self._gaps[:8]}"
         self._fill(slot, payload)
         return slot
+
+    def open(self, nbytes: int) -> Place | None:
+        """Return a place in the first gap that so many bytes fit, to read a chunk to; None if there is none."""
+        slot = self._take_gap(nbytes)
+        if slot is None:
+            return None
+        start = int(self.starts[slot])
+        self._open[slot] = place = Place(slot, self.bytes[start : start + nbytes])
+        return place
+
+    def seal(self, place: Place, payload: Payload) -> int | None:
+        """Keep the chunk that was read to a place, and return its slot; None if `clear` took the place meanwhile."""
+        if self._open.get(place.slot) is not place:
+            return None
+        del self._open[place.slot]
+        self._describe(place.slot, payload)
+        return place.slot
+
+    def discard(self, place: Place) -> None:
+        """Give up a place, unless `clear` took it."""
+        if self._open.get(place.slot) is place:
+            del self._open[place.slot]
+            self.free(place.slot)
 
     def put_aside(self, payload: Payload) -> int:
         """Copy a chunk to where one that was read on demand lies, in place of the last one, and return `ASIDE`."""
@@ -139,23 +168,41 @@ class Arena:
             self._gaps.insert(at, (start, size))
 
     def compact(self) -> None:
-        """Move all chunks to the front, so that the gaps become one."""
+        """Move all chunks to the front, so that the gaps become one; those that are being read stay where they are."""
         used = np.flatnonzero(self.sizes)
         used = used[used != ASIDE]
-        end = 0
+        end, gaps = 0, list[tuple[int, int]]()
         for slot in used[np.argsort(self.starts[used])].tolist():
             start, size = int(self.starts[slot]), int(self.sizes[slot])
-            if start != end:
+            if start != end and slot in self._open:
+                gaps.append((end, start - end))
+                end = start
+            elif start != end:
                 self.memory[end : end + size] = self.memory[start : start + size]
                 self.places[slot] -= np.where(self.places[slot] < 0, 0, start - end)
                 self.starts[slot] = end
             end += self._round(size)
-        self._gaps = [(end, self._capacity - end)] if end < self._capacity else []
+        self._gaps = [*gaps, (end, self._capacity - end)] if end < self._capacity else gaps
 
     def chunk(self, slot: int) -> memoryview:
         """Return the bytes of a slot's chunk: a view that is good until the chunk is moved or freed."""
         start = int(self.starts[slot])
         return self.bytes[start : start + int(self.sizes[slot])]
+
+    def _take_gap(self, nbytes: int) -> int | None:
+        """Return a new slot at the start of the first gap that so many bytes fit."""
+        need = self._round(nbytes)
+        found = next((i for i, (_, size) in enumerate(self._gaps) if size >= need), None)
+        if found is None:
+            return None
+        start, size = self._gaps[found]
+        if size == need:
+            del self._gaps[found]
+        else:
+            self._gaps[found] = (start + need, size - need)
+        slot = self._slot()
+        self.starts[slot], self.sizes[slot] = start, nbytes
+        return slot
 
     def _slot(self) -> int:
         if not self._unused:
@@ -170,5 +217,20 @@ class Arena:
     def _fill(self, slot: int, payload: Payload) -> None:
         start, size = int(self.starts[slot]), len(payload.raw)
         self.memory[start : start + size] = np.frombuffer(payload.raw, np.uint8)
-        self.sizes[slot], self.rows[slot] = size, payload.rows
+        self._describe(slot, payload)
+
+    def _describe(self, slot: int, payload: Payload) -> None:
+        self.sizes[slot], self.rows[slot] = len(payload.raw), payload.rows
+        start = self.starts[slot]
         self.places[slot] = np.where(payload.places < 0, payload.places, payload.places + start)
+
+
+def _pages(nbytes: int) -> mmap.mmap:
+    """Return new memory, taken from the system by 2 MiB where it can: a fault for every 4 KiB costs like a copy."""
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return mmap.mmap(-1, nbytes)
+    pages = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    pages.madvise(mmap.MADV_HUGEPAGE)
+    # A forked process gets empty pages: it never reads its parent's, and would keep a copy of all that change later.
+    pages.madvise(_WIPE_ON_FORK)
+    return pages

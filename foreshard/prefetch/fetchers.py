@@ -1,25 +1,19 @@
 """Threads that fetch chunks by deadline into the bounded region, under its byte ledger."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from threading import Condition, Lock, Thread, current_thread
-from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foreshard.errors import DeadlineError
-from foreshard.prefetch.queue import PrefetchQueue, Request
+from foreshard.prefetch.intake import NO_TOUCH, UNWANTED, Intake
+from foreshard.prefetch.landing import Direct, Fetch, Landing
+from foreshard.prefetch.queue import Request
 from foreshard.prefetch.region import Entry, Holder, Region
-from foreshard.prefetch.requests import RUN_TOUCHES, Requests
+from foreshard.prefetch.requests import Requests
 from foreshard.prefetch.traffic import Traffic
-
-Fetch = Callable[[Sequence[int]], Sequence[Any]]
-"""Reads and verifies chunks that follow each other in a shard, in one request; called by several threads at a time."""
-
-# What a fetch under way may stand for instead of the last touch that it is promised to.
-NO_TOUCH: Final = -1
-UNWANTED: Final = -2
 
 
 class Fetchers:
@@ -35,6 +29,7 @@ class Fetchers:
             (local files); where a fetch is mostly waiting, every run of chunks should have a thread of its own.
         requests: how many requests are in flight, and which chunks come together; None to read each chunk by itself and
             as many at a time as `warm` and `begin` are told.
+        direct: reads chunks to where they shall lie, which spares copies; None where nothing can.
     """
 
     def __init__(
@@ -47,29 +42,27 @@ class Fetchers:
         timeout: float,
         burst: int = 1,
         requests: Requests | None = None,
+        direct: Direct | None = None,
     ) -> None:
         self.region, self._holder = region, holder
-        self._fetch, self._nbytes, self._timeout, self._burst = fetch, nbytes, timeout, burst
-        self._following, self._run_bytes = (requests.following, requests.run_bytes) if requests else (None, 0)
+        self._nbytes, self._timeout, self._burst = nbytes, timeout, burst
         self._lock = Lock()
         self._landed = Condition(self._lock)  # the assembler waits here for the chunk `_awaited`
         self._work = Condition(self._lock)  # the fetching threads wait here for requests and for room
-        self._movable = Condition(self._lock)  # and here until no chunk is lent, so that chunks may be moved
+        self._landing = Landing(holder, nbytes, fetch, direct, self._lock)  # and here for a place in memory
         self._awaited = -1
-        self._idle = self._blocked = self._lent = 0
-        self._wake_at = 0
-        self._queue = PrefetchQueue()
-        self._in_flight: dict[int, int] = {}  # chunk -> last touch promised it
+        self._idle = self._wake_at = 0
+        self._intake = Intake(region, nbytes, requests)
+        self._queue, self._in_flight = self._intake.queue, self._intake.in_flight
         self._threads: list[Thread] = []
         self._control, self._concurrency = requests.control if requests else None, 0
-        self._forecast_limit = 0
         self._traffic = Traffic()
 
     # -- what to fetch --------------------------------------------------------------------------------
     def warm(self, chunks: Iterable[int], *, share: float, concurrency: int | None = None) -> None:
         """Fetch chunks that the forecast suggests, in the given order, into at most `share` of the region."""
         with self._lock:
-            self._forecast_limit = self.region.bypass + int(self.region.capacity * share)
+            self._intake.forecast_limit = self.region.bypass + int(self.region.capacity * share)
             self._queue.push(Request(forecast=True, rank=i, chunk=c) for i, c in enumerate(chunks))
             self._run_threads(concurrency)
 
@@ -176,9 +169,9 @@ class Fetchers:
     def _end_threads(self) -> None:
         self._queue.clear()
         self._concurrency = 0
-        self._in_flight = dict.fromkeys(self._in_flight, UNWANTED)
+        self._in_flight.update(dict.fromkeys(self._in_flight, UNWANTED))
         self._work.notify_all()
-        self._movable.notify_all()
+        self._landing.changed()
 
     def _run_threads(self, concurrency: int | None) -> None:
         if concurrency is None:
@@ -199,7 +192,7 @@ class Fetchers:
         while runs := self._next():
             for run in runs:
                 try:
-                    entries = self._timed_fetch([request.chunk for request in run])
+                    entries = self._landing.fetch([request.chunk for request in run], reserved=True)
                 except Exception:  # noqa: BLE001 - the fetch on demand raises it if it was no passing trouble
                     with self._lock:
                         self._traffic.failed_requests += 1
@@ -219,42 +212,22 @@ class Fetchers:
             if limit != self._concurrency:
                 self._set_threads(limit)
 
-    def _timed_fetch(self, chunks: Sequence[int]) -> list[Entry]:
-        """Fetch chunks; until they land, an entry holds what was fetched instead of a handle."""
-        start = time.perf_counter()
-        payloads = self._fetch(chunks)
-        spent = int((time.perf_counter() - start) * 1e6)
-        return [
-            Entry(payload, int(self._nbytes[chunk]), spent) for chunk, payload in zip(chunks, payloads, strict=True)
-        ]
-
     def _land(self, request: Request, entry: Entry) -> None:
         chunk = request.chunk
         entry.forecast = request.forecast
         self._traffic.fetched(entry, ahead=True)
-        while not self._make_room(entry.nbytes) and self._in_flight[chunk] != UNWANTED:
-            self._blocked += 1
+        while self._in_flight[chunk] != UNWANTED and not self._landing.place(entry):
             self._landed.notify_all()
-            self._movable.wait(self._timeout)
-            self._blocked -= 1
+            self._landing.wait(self._timeout)
         entry.needed_until = self._in_flight[chunk]
         if entry.needed_until == UNWANTED:
+            self._landing.give_up(entry)
             self._let_go(chunk)
         else:
             del self._in_flight[chunk]
-            entry.held = self._holder.put(entry.held)
             self.region.put(chunk, entry)
             if chunk == self._awaited:
                 self._landed.notify_all()
-
-    def _make_room(self, nbytes: int) -> bool:
-        """Return whether a chunk whose bytes are reserved has a place; chunks are moved for it unless one is lent."""
-        if self._holder.fits(nbytes):
-            return True
-        if self._lent:
-            return False
-        self._holder.compact()
-        return True
 
     def _drop(self, chunk: int) -> None:
         self._holder.free(self.region.drop(chunk).held)
@@ -283,52 +256,11 @@ class Fetchers:
                     self._threads.remove(current_thread())
                     return []
                 taken: list[list[Request]] = []
-                while len(taken) < self._burst and (request := self._take()) is not None:
-                    taken.append([request, *self._rest_of_run(request)])
+                while len(taken) < self._burst and (run := self._intake.take()):
+                    taken.append(run)
                 if taken:
                     self._wake()  # what is left may be work for another thread
                     return taken
                 self._idle += 1
                 self._work.wait()
                 self._idle -= 1
-
-    def _rest_of_run(self, first: Request) -> list[Request]:
-        """Take requests for the chunks that follow in the shard, where they are wanted at about the same time."""
-        if self._following is None:
-            return []
-        run: list[Request] = []
-        chunk, total = int(self._following[first.chunk]), int(self._nbytes[first.chunk])
-        while chunk >= 0 and (request := self._queue.find(chunk)) is not None:
-            nbytes = int(self._nbytes[chunk])
-            near = request.forecast == first.forecast and request.rank - first.rank <= RUN_TOUCHES
-            known = chunk in self._in_flight or chunk in self.region.entries
-            full = request.forecast and self.region.used + nbytes > self._forecast_limit
-            if not near or known or full or total + nbytes > self._run_bytes or not self.region.reserve(nbytes):
-                break
-            self._queue.withdraw(request)
-            self._in_flight[chunk] = NO_TOUCH if request.forecast else request.rank
-            run.append(request)
-            total += nbytes
-            chunk = int(self._following[chunk])
-        return run
-
-    def _take(self) -> Request | None:
-        while (request := self._queue.peek()) is not None:
-            chunk, rank = request.chunk, NO_TOUCH if request.forecast else request.rank
-            entry = self.region.entries.get(chunk)
-            if entry is not None:
-                entry.needed_until = max(entry.needed_until, rank)
-            elif chunk in self._in_flight:
-                self._in_flight[chunk] = max(self._in_flight[chunk], rank)
-            else:
-                nbytes = int(self._nbytes[chunk])
-                full = request.forecast and self.region.used + nbytes > self._forecast_limit
-                if not full and not self.region.reserve(nbytes):
-                    return None
-                self._queue.withdraw(request)
-                if full:
-                    continue
-                self._in_flight[chunk] = rank
-                return request
-            self._queue.withdraw(request)
-        return None

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from foreshard.errors import CorruptDataError
 from foreshard.prefetch.arena import Arena, Payload
+from foreshard.prefetch.recycling import Recycler
 from foreshard.shards.codec import decode_chunk
 from foreshard.shards.dictionaries import Dictionaries
 
@@ -22,6 +23,7 @@ COMPRESSED: Final = -2
 """Place of a buffer that its chunk holds compressed."""
 
 _WIDTHS: Final = (1, 2, 4, 8)
+_TOGETHER: Final = 1 << 17  # values of several columns that are gathered at once
 _SHORT: Final = 64  # bytes of a value up to which an index per byte is quicker than a copy per value
 
 
@@ -75,6 +77,7 @@ class Gatherer:
         dictionaries: Dictionaries,
     ) -> None:
         self._physical, self._dictionaries = physical, dictionaries
+        self._memory = Recycler()
         self.schema = pa.schema([logical.field(name) for name in columns])
         self._columns: list[_Column] = []
         self.buffers = 0
@@ -87,6 +90,10 @@ class Gatherer:
             self.buffers += self._columns[-1].buffers
         self._nested = [c.name for c in self._columns if c.kind == "nested"]
         self._positions = [physical.names.index(c.name) for c in self._columns]
+        self._flat = [c for c in self._columns if c.kind != "nested"]
+        self._firsts = np.array([c.first for c in self._flat], np.int64)
+        kinds = sorted({(c.kind, c.width) for c in self._flat if c.kind != "text"})
+        self._alike = [(*k, [c for c in self._flat if (c.kind, c.width) == k]) for k in kinds]
 
     def locate(self, raw: memoryview, batch: pa.RecordBatch) -> Payload:
         """Return a chunk's bytes with the places of its buffers.
@@ -139,20 +146,44 @@ class Gatherer:
         nested = self._decode(arena, slots, counts, rows, order, names) if names else {}
         if order is not None:
             touch, rows = touch[order], rows[order]
+        values = self._values(arena, places, touch, rows, set(nested))
+        nullable: NDArray[np.bool_] = np.any(places[self._firsts] >= 0, axis=1)
+        some_nulls = {c.name for c, has in zip(self._flat, nullable.tolist(), strict=True) if has}
         arrays: list[Any] = []
         for column in self._columns:
             if column.name in nested:
                 arrays.append(nested[column.name])
                 continue
-            valid = _validity(arena, places[column.first], touch, rows)
-            base = places[column.first + 1][touch]
-            gather = _GATHER[column.kind]
-            third = places[column.first + 2] if column.kind == "text" else None
-            buffers = gather(arena, base, rows, column.width, third if third is None else third[touch], valid)
+            valid = _validity(arena, places[column.first], touch, rows) if column.name in some_nulls else None
+            if column.kind == "text":
+                base, data = places[column.first + 1][touch], places[column.first + 2][touch]
+                buffers = _text(arena, base, rows, column.width, data, valid, self._memory)
+            else:
+                buffers = [_buffer(values[column.name])]
             packed = None if valid is None else _buffer(np.packbits(valid, bitorder="little"))
             physical: Any = pa.Array.from_buffers(column.physical, len(rows), [packed, *buffers])
             arrays.append(physical if column.values is None else _with_dictionary(physical, column))
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+
+    def _values(
+        self,
+        arena: Arena,
+        places: NDArray[np.int64],
+        touch: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        without: set[str],
+    ) -> dict[str, NDArray[Any]]:
+        """Return the values of columns that are no text, those of one width in a few operations for all."""
+        found: dict[str, NDArray[Any]] = {}
+        together = max(_TOGETHER // max(len(rows), 1), 1)
+        for kind, width, columns in self._alike:
+            wanted = [column for column in columns if column.name not in without]
+            for start in range(0, len(wanted), together):
+                some = wanted[start : start + together]
+                base = places[[column.first + 1 for column in some]]
+                gathered = (_bits if kind == "bits" else _fixed)(arena, base, touch, rows, width)
+                found |= {column.name: values for column, values in zip(some, gathered, strict=True)}
+        return found
 
     def _decode(
         self,
@@ -209,21 +240,35 @@ def _validity(
     return ((found >> (rows & 7).astype(np.uint8)) & 1).astype(np.bool_) | (base < 0)
 
 
-def _fixed(arena: Arena, base: Any, rows: Any, width: int, _third: Any, _valid: Any) -> list[pa.Buffer]:  # noqa: ANN401
-    if width in _WIDTHS:
-        return [_buffer(arena.view(width)[base // width + rows])]
+def _fixed(
+    arena: Arena, base: NDArray[np.int64], touch: NDArray[np.int64], rows: NDArray[np.int64], width: int
+) -> NDArray[Any]:
+    """Return values of columns of one width; the first axis is that of the columns."""
     unit = next(w for w in reversed(_WIDTHS) if width % w == 0)
     many = width // unit
-    first = base // unit + rows * many
-    return [_buffer(arena.view(unit)[first[:, None] + np.arange(many)])]
+    first = np.take(base // unit, touch, axis=1)
+    first += rows if many == 1 else rows * many
+    return arena.view(unit)[first if many == 1 else first[:, :, None] + np.arange(many)]
 
 
-def _bits(arena: Arena, base: Any, rows: Any, _width: int, _third: Any, _valid: Any) -> list[pa.Buffer]:  # noqa: ANN401
-    found = arena.memory[base + (rows >> 3)] >> (rows & 7).astype(np.uint8)
-    return [_buffer(np.packbits(found & 1, bitorder="little"))]
+def _bits(
+    arena: Arena, base: NDArray[np.int64], touch: NDArray[np.int64], rows: NDArray[np.int64], _width: int
+) -> list[NDArray[np.uint8]]:
+    first = np.take(base, touch, axis=1)
+    first += rows >> 3
+    found = arena.memory[first] >> (rows & 7).astype(np.uint8)
+    return list(np.packbits(found & 1, axis=1, bitorder="little"))
 
 
-def _text(arena: Arena, base: Any, rows: Any, width: int, data: Any, valid: Any) -> list[pa.Buffer]:  # noqa: ANN401
+def _text(
+    arena: Arena,
+    base: Any,  # noqa: ANN401
+    rows: Any,  # noqa: ANN401
+    width: int,
+    data: Any,  # noqa: ANN401
+    valid: Any,  # noqa: ANN401
+    memory: Recycler,
+) -> list[pa.Buffer]:
     at = base // width + rows
     signed: Any = arena.view(width).view(f"i{width}")
     low, high = signed[at].astype(np.int64), signed[at + 1].astype(np.int64)
@@ -240,16 +285,13 @@ def _text(arena: Arena, base: Any, rows: Any, width: int, data: Any, valid: Any)
     if total <= _SHORT * len(rows):
         index = np.repeat(begins - (ends - lengths), lengths) + np.arange(total)
         return [_buffer(offsets), _buffer(arena.memory[index])]
-    out: Any = np.empty(total, np.uint8)
+    out: Any = memory.take(total)
     target, source = memoryview(out), arena.bytes
     at_out = 0
     for begin, length in zip(begins.tolist(), lengths.tolist(), strict=True):
         target[at_out : at_out + length] = source[begin : begin + length]
         at_out += length
     return [_buffer(offsets), _buffer(out)]
-
-
-_GATHER: Final[dict[str, Any]] = {"fixed": _fixed, "bits": _bits, "text": _text}
 
 
 def _with_dictionary(codes: Any, column: _Column) -> Any:  # noqa: ANN401 - the stubs know no such array

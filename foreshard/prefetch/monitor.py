@@ -51,8 +51,8 @@ class EpochStats:
             more: for chunks of unequal size MIN's rule is not the optimum, and an optimum is what it stands for.
         min_bytes: bytes that MIN would have fetched on the same touches with the same budget, or the loader's own where
             they are fewer; 0 where that was not worked out.
-        origin_bytes: bytes fetched from the object store.
-        origin_requests: fetches from the object store.
+        origin_bytes: bytes fetched into memory, from the object store or the disk tier.
+        origin_requests: fetches from the object store or the disk tier.
         demand_requests: fetches made on demand, since no prefetch had begun.
         failed_requests: fetches that failed; the chunks of those ahead were read on demand when they were needed.
         prefetched_bytes: bytes fetched ahead, without those still in memory and unused: they count in a later epoch.
@@ -60,6 +60,13 @@ class EpochStats:
         forecast_bytes: of the prefetched bytes, those that the prefetch manifest suggested before the order was known.
         forecast_used_bytes: of those, bytes that a touch used.
         peak_bytes: highest fill of the memory region.
+        disk_hits: chunks read from the disk tier instead of the object store; 0 without one, as all that follow.
+        disk_bytes: their bytes.
+        disk_written: chunks written there, for other processes and later epochs.
+        disk_awaited: chunks that another process or thread was fetching, so that this loader waited for it.
+        disk_evicted: chunks removed there to make room.
+        disk_damaged: chunks there that were missing, short or wrong, and were fetched again.
+        disk_troubles: times the tier failed: a full disk, a lock that was held for too long, a chunk that did not come.
     """
 
     epoch: int
@@ -86,6 +93,13 @@ class EpochStats:
     forecast_bytes: int = 0
     forecast_used_bytes: int = 0
     peak_bytes: int = 0
+    disk_hits: int = 0
+    disk_bytes: int = 0
+    disk_written: int = 0
+    disk_awaited: int = 0
+    disk_evicted: int = 0
+    disk_damaged: int = 0
+    disk_troubles: int = 0
 
     @property
     def residency_hit_rate(self) -> float:
@@ -111,6 +125,12 @@ class EpochStats:
     def origin_over_min(self) -> float:
         """Bytes fetched over those of Belady's MIN; 1 where MIN's are not known, or 0 as all was in memory."""
         return self.origin_bytes / self.min_bytes if self.min_bytes else 1.0
+
+    @property
+    def store_bytes(self) -> int:
+        """Bytes fetched from the object store."""
+        # A chunk from the disk that was on its way into memory when the epoch ended is counted there, not here.
+        return max(self.origin_bytes - self.disk_bytes, 0)
 
     @property
     def total_s(self) -> float:
@@ -187,6 +207,7 @@ class MonitorSnapshot:
         totals: counters since the monitor began.
         budget: bytes of memory for chunks; 0 if not told.
         running: the epoch under way; None before the first and after each.
+        trouble: what was wrong with the disk tier the last time; empty if nothing was.
     """
 
     epochs: tuple[EpochStats, ...]
@@ -194,6 +215,7 @@ class MonitorSnapshot:
     totals: Totals
     budget: int
     running: Running | None
+    trouble: str = ""
 
 
 class Monitor:
@@ -203,12 +225,15 @@ class Monitor:
         budget: bytes of memory for chunks, shown beside the peak; set it anew after a move to another layout.
         window: batches that the rolling figures cover.
         clock: seconds, ever ascending.
+
+    Attributes:
+        trouble: what was wrong with the disk tier the last time; set by whoever knows.
     """
 
     def __init__(
         self, budget: int = 0, *, window: int = WINDOW, clock: Callable[[], float] = time.perf_counter
     ) -> None:
-        self.budget = budget
+        self.budget, self.trouble = budget, ""
         self._lock = Lock()
         self._window = RollingWindow(window, clock)
         self._epochs: deque[EpochStats] = deque(maxlen=_EPOCHS)
@@ -261,4 +286,6 @@ class Monitor:
                 self._ended,
             )
             running = self._running and replace(self._running, done=self._step)
-            return MonitorSnapshot(tuple(self._epochs), self._window.rolling(), totals, self.budget, running)
+            return MonitorSnapshot(
+                tuple(self._epochs), self._window.rolling(), totals, self.budget, running, self.trouble
+            )

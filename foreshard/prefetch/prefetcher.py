@@ -4,7 +4,8 @@ import time
 from collections.abc import Sequence
 
 from foreshard.errors import DeadlineError
-from foreshard.prefetch.fetchers import UNWANTED, Fetchers
+from foreshard.prefetch.fetchers import Fetchers
+from foreshard.prefetch.intake import UNWANTED
 from foreshard.prefetch.queue import Request
 from foreshard.prefetch.region import Entry, Lent
 
@@ -20,6 +21,12 @@ class Prefetcher(Fetchers):
     for that, so whoever holds some and asks for more says so (`holding`), and gives them back when asked to.
     """
 
+    def resident_prefix(self, chunks: Sequence[int]) -> int:
+        """Return how many of the first of these chunks are in memory."""
+        with self._lock:
+            entries = self.region.entries
+            return next((at for at, chunk in enumerate(chunks) if chunk not in entries), len(chunks))
+
     def lend_ready(self, chunks: Sequence[int]) -> list[Lent | None]:
         """Return chunks as far as they are in memory; None for one that is not."""
         lent: list[Lent | None] = []
@@ -28,7 +35,7 @@ class Prefetcher(Fetchers):
             for chunk in chunks:
                 entry = entries.get(chunk)
                 lent.append(None if entry is None else self._lend(entry, 0))
-            self._lent += sum(one is not None for one in lent)
+            self._landing.lent += sum(one is not None for one in lent)
         return lent
 
     def lend(self, touch: int, chunk: int, *, holding: bool = False) -> Lent | None:
@@ -48,9 +55,9 @@ class Prefetcher(Fetchers):
         with self._lock:
             entry = self._await(touch, chunk, start + self._timeout, holding=holding)
             if entry is not None:
-                self._lent += 1
+                self._landing.lent += 1
                 return self._lend(entry, int((time.perf_counter() - start) * 1e6))
-            if holding and (self._blocked or chunk in self._in_flight):
+            if holding and (self._landing.blocked or chunk in self._in_flight):
                 return None
             reserved = self.region.reserve(nbytes)
             if holding and not reserved:
@@ -58,7 +65,7 @@ class Prefetcher(Fetchers):
             self._queue.withdraw(Request(forecast=False, rank=touch, chunk=chunk))
             self._in_flight[chunk] = touch  # until it is given back: nobody shall fetch it meanwhile
         try:
-            entry = self._timed_fetch([chunk])[0]
+            entry = self._landing.fetch([chunk], reserved=reserved)[0]
         except BaseException:
             with self._lock:
                 self._traffic.failed_requests += 1
@@ -67,27 +74,23 @@ class Prefetcher(Fetchers):
             raise
         with self._lock:
             self._count_wait(start)
-            return self._lend_fetched(touch, chunk, entry, start, reserved=reserved, holding=holding)
+            return self._lend_fetched(touch, chunk, entry, start, reserved=reserved)
 
-    def _lend_fetched(
-        self, touch: int, chunk: int, entry: Entry, start: float, *, reserved: bool, holding: bool
-    ) -> Lent | None:
+    def _lend_fetched(self, touch: int, chunk: int, entry: Entry, start: float, *, reserved: bool) -> Lent:
         """Put a chunk that was fetched on demand among the others, or aside if there is no room."""
         self._traffic.fetched(entry, ahead=False)
         self._traffic.origin_requests += 1
-        if reserved and self._make_room(entry.nbytes):
+        if reserved and self._landing.place(entry):
             promised = self._in_flight.pop(chunk)
             entry.needed_until = touch if promised == UNWANTED else promised
-            entry.held = self._holder.put(entry.held)
             self.region.put(chunk, entry)
             bypass = False
         else:
-            assert not (reserved and not holding), "an empty-handed borrower finds room for what is reserved"
             if reserved:
                 self.region.release(entry.nbytes)
             entry.held = self._holder.put_aside(entry.held)
             bypass = True
-        self._lent += 1
+        self._landing.lent += 1
         return Lent(entry, hit=False, waited_us=int((time.perf_counter() - start) * 1e6), bypass=bypass)
 
     def _lend(self, entry: Entry, waited_us: int) -> Lent:
@@ -101,9 +104,9 @@ class Prefetcher(Fetchers):
     ) -> None:
         """End touches: a chunk stays if the schedule (`keep`) or a promise wants it and there is room."""
         with self._lock:
-            self._lent -= len(lent)
-            if self._blocked and not self._lent:
-                self._movable.notify_all()
+            self._landing.lent -= len(lent)
+            if not self._landing.lent:
+                self._landing.changed()
             for touch, chunk, one, stays in zip(touches, chunks, lent, keep, strict=True):
                 entry = one.entry
                 entry.uses += 1
@@ -118,7 +121,7 @@ class Prefetcher(Fetchers):
         promised = entry.needed_until = self._in_flight.pop(chunk)
         wanted = promised > touch or (stays and promised != UNWANTED)
         if wanted and self.region.reserve(entry.nbytes):
-            if self._make_room(entry.nbytes):
+            if self._landing.make_room(entry.nbytes):
                 entry.held = self._holder.settle()
                 self.region.put(chunk, entry)
                 return
@@ -132,7 +135,7 @@ class Prefetcher(Fetchers):
             entry = self.region.entries.get(chunk)
             if entry is not None:
                 return entry
-            if chunk not in self._in_flight or (holding and self._blocked):
+            if chunk not in self._in_flight or (holding and self._landing.blocked):
                 return None
             self._in_flight[chunk] = max(self._in_flight[chunk], touch)
             left = deadline - time.perf_counter()

@@ -25,6 +25,9 @@ _EPOCH_FIGURES: Final = {
     "plan_s": "Seconds that planning the last epoch took.",
     "demand_requests": "Fetches of the last epoch that no prefetch had begun.",
     "failed_requests": "Prefetches of the last epoch that failed.",
+    "disk_hits": "Chunks read from the disk tier in the last epoch.",
+    "disk_bytes": "Bytes read from the disk tier in the last epoch.",
+    "disk_troubles": "Times that the disk tier failed in the last epoch.",
     "peak_bytes": "Highest fill of the memory for chunks in the last epoch.",
 }
 _UNITS: Final = {"plan_s": "plan_seconds"}
@@ -114,7 +117,7 @@ def _counters(text: _Text, snapshot: MonitorSnapshot) -> None:
     text.counter("samples_total", "Samples that the training loop received.", totals.samples)
     text.counter("touches_total", "Uses of a chunk by a batch.", totals.touches)
     text.counter("hits_total", "Of those, uses that needed no fetch.", totals.hits)
-    text.counter("origin_bytes_total", "Bytes fetched from the object store for the batches.", totals.origin_bytes)
+    text.counter("origin_bytes_total", "Bytes fetched into memory for the batches.", totals.origin_bytes)
     text.counter("epochs_total", "Epochs that ended.", totals.epochs)
     waits: dict[str, float] = {**totals.waits}
     text.metric("wait_seconds_total", "counter", "Seconds that the training loop waited for batches, by cause.", waits)

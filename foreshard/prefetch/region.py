@@ -61,6 +61,18 @@ class Holder(Protocol):
         """Keep a chunk beside the others, in place of the last one, and return its handle."""
         ...
 
+    def open(self, nbytes: int) -> Any:  # noqa: ANN401
+        """Return a place that a chunk can be read to, which has `room` for its bytes; None if none fits."""
+        ...
+
+    def seal(self, place: Any, payload: Any) -> Any:  # noqa: ANN401
+        """Keep the chunk that was read to a place and return its handle; None if the place is no longer there."""
+        ...
+
+    def discard(self, place: Any) -> None:  # noqa: ANN401
+        """Give a place up."""
+        ...
+
     def settle(self) -> Any:  # noqa: ANN401
         """Move the chunk that lies aside among the others and return its new handle."""
         ...

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from foreshard.simulate.belady import NEVER
 
+_SHORT: Final = 1 << 16
+
 
 @dataclass(frozen=True)
 class Touches:
@@ -60,22 +62,53 @@ def find_touches(
     places = (np.arange(len(sample_ids)) - batch_offsets[step_index]).astype(np.int32)
     chunks = chunk_of[sample_ids]
     span = int(chunks.max()) + 1 if len(chunks) else 1
-    keys = step_index * span + chunks
-    order = np.argsort(keys, kind="stable")
-    keys = keys[order]
-    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if len(keys) else np.empty(0, np.int64)
-    touch_step = step_index[order][starts]
+    order = order_of(step_index, chunks, span)
+    chunks, step_index = chunks[order], step_index[order]
+    new = np.ones(len(order), np.bool_)
+    new[1:] = (chunks[1:] != chunks[:-1]) | (step_index[1:] != step_index[:-1])
+    starts = np.flatnonzero(new)
     return Touches(
         steps=steps,
-        step_offsets=np.searchsorted(touch_step, np.arange(len(steps) + 1)).astype(np.int64),
-        chunks=chunks[order][starts].astype(np.int32),
-        row_offsets=np.concatenate([starts, [len(keys)]]).astype(np.int64),
+        step_offsets=np.searchsorted(step_index[starts], np.arange(len(steps) + 1)).astype(np.int64),
+        chunks=chunks[starts].astype(np.int32),
+        row_offsets=np.concatenate([starts, [len(order)]]).astype(np.int64),
         rows=row_of[sample_ids][order].astype(np.int32),
         places=places[order],
         batch_offsets=batch_offsets,
         sample_ids=sample_ids,
         positions=positions.astype(np.int32),
     )
+
+
+def order_of(step_index: NDArray[np.int64], chunks: NDArray[np.int32], span: int) -> NDArray[np.int64]:
+    """Return the order that sorts samples by (step, chunk), equal ones as they come.
+
+    Args:
+        step_index: shape (r,), step of each sample, ascending.
+        chunks: shape (r,), its chunk, in 0..span-1.
+        span: the bound.
+    """
+    if span > _SHORT or (len(step_index) and step_index[-1] >= _SHORT):
+        return np.argsort(step_index * span + chunks, kind="stable")
+    # Numbers of 16 bits are sorted by radix, in half the time: by the lesser key, and then by the greater one.
+    order = np.argsort(chunks.astype(np.uint16), kind="stable")
+    return order[np.argsort(step_index.astype(np.uint16)[order], kind="stable")]
+
+
+def first_touches(chunks: NDArray[np.int32], count: int) -> NDArray[np.int32]:
+    """Return distinct chunks by their first place in a trace; int32.
+
+    Args:
+        chunks: shape (m,), the trace, values in 0..count-1.
+        count: chunks there are, C.
+    """
+    if count > len(chunks):
+        distinct, at = np.unique(chunks, return_index=True)
+        return distinct[np.argsort(at)].astype(np.int32)
+    first = np.full(count, -1, np.int64)
+    first[chunks[::-1]] = np.arange(len(chunks) - 1, -1, -1)  # of those that go to one place, the last one stays
+    seen = np.flatnonzero(first >= 0)
+    return seen[np.argsort(first[seen])].astype(np.int32)
 
 
 FORECAST: Final = 1 << 61

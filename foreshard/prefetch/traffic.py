@@ -19,6 +19,13 @@ class Traffic:
     forecast_bytes: int = 0
     forecast_used_bytes: int = 0
     peak_bytes: int = 0
+    disk_hits: int = 0
+    disk_bytes: int = 0
+    disk_written: int = 0
+    disk_awaited: int = 0
+    disk_evicted: int = 0
+    disk_damaged: int = 0
+    disk_troubles: int = 0
 
     def fetched(self, entry: Entry, *, ahead: bool) -> None:
         """Count the bytes of a fetch that ended well: ahead of its use, or on demand; requests are counted apart."""

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from foreshard.errors import ConfigError, CorruptDataError
@@ -74,6 +73,8 @@ def prng_states(seeds: NDArray[np.uint8], rows: NDArray[np.int32]) -> "pa.Array[
         seeds: shape (C, 16).
         rows: shape (C,).
     """
+    import pyarrow.compute as pc  # some 10 MiB, which a training job can do without
+
     template = json.dumps(PrngState(bytes(16), _POSITION).to_json(), sort_keys=True)
     before, rest = template.split(f"{_POSITION:x}")
     between, after = rest.split("0" * 32)

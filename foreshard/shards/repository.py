@@ -1,6 +1,7 @@
 """The repository of one dataset: snapshots, plans, committed layouts and the pointer to the current one."""
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -9,17 +10,14 @@ from numpy.typing import NDArray
 from foreshard.errors import ConfigError, ConflictError, CorruptDataError, ObjectExistsError, ObjectNotFoundError
 from foreshard.keys import DatasetKeys, LayoutRef, parse_generation_key
 from foreshard.layout.plan import Plan
-from foreshard.retention import RetentionConfig
 from foreshard.shards import records
 from foreshard.shards.assemble import Figures
-from foreshard.shards.gc import plan_gc, run_gc
-from foreshard.shards.gc_report import GcReport
 from foreshard.shards.header import Header, PartRef
 from foreshard.shards.journal import clear_journal
 from foreshard.shards.leases import DEFAULT_TTL, WRITER_TIMEOUT, ReaderLease, WriterLease, lease_reader, lease_writer
 from foreshard.shards.manifest import REQUIRED, Manifest
 from foreshard.shards.materialize import Execution, Materialized, Progress, materialize
-from foreshard.shards.parts import load_part
+from foreshard.shards.parts import Shelf, load_part
 from foreshard.shards.pointer import Current, Published, move_pointer, publications, read_pointer
 from foreshard.shards.reading import read_chunks
 from foreshard.shards.refetch import refetch
@@ -27,6 +25,10 @@ from foreshard.shards.shard_table import Base
 from foreshard.shards.verify import Claims, VerifyReport, verify_layout
 from foreshard.source import Snapshot, SourceReader
 from foreshard.storage import ObjectStore
+
+if TYPE_CHECKING:
+    from foreshard.retention import RetentionConfig
+    from foreshard.shards.gc_report import GcReport
 
 __all__ = ["Current", "LayoutRef", "Manifest", "Materialized", "Published", "Repository", "VerifyReport"]
 
@@ -191,11 +193,12 @@ class Repository:
             raise CorruptDataError(f"{key!r} is the header of {header.ref} of dataset {header.dataset!r}; restore it")
         return header
 
-    def open(self, ref: LayoutRef | None = None) -> Manifest:
+    def open(self, ref: LayoutRef | None = None, *, shelf: Shelf | None = None) -> Manifest:
         """Open a committed layout, verifying the digests of its parts.
 
         Args:
             ref: which one; the current one if left out.
+            shelf: keeps parts on this machine's disk; None to read them from the store.
 
         Raises:
             ObjectNotFoundError: the layout is not committed, or nothing was published yet.
@@ -211,7 +214,7 @@ class Repository:
             ref = current.ref
         header = self.header(ref)
         kinds = [*REQUIRED, *({"dictionaries"} & set(header.parts))]
-        return Manifest(header, {kind: self._part(ref, header.parts[kind]) for kind in kinds})
+        return Manifest(header, {kind: self._part(ref, header.parts[kind], shelf) for kind in kinds})
 
     def consistency(self, ref: LayoutRef) -> pa.RecordBatch:
         """Return a layout's consistency metadata (`CONSISTENCY_SCHEMA`), one row per chunk.
@@ -280,8 +283,8 @@ class Repository:
     def _key(self, ref: LayoutRef, name: str) -> str:
         return self.keys.layout(ref.generation, ref.plan_digest, name)
 
-    def _part(self, ref: LayoutRef, part: PartRef) -> pa.Buffer:
-        return load_part(self.store, self.keys, ref, part)
+    def _part(self, ref: LayoutRef, part: PartRef, shelf: Shelf | None = None) -> pa.Buffer:
+        return load_part(self.store, self.keys, ref, part, shelf)
 
     # -- leases and garbage ----------------------------------------------------------------------------
     def lease_reader(
@@ -296,10 +299,17 @@ class Repository:
         """Keep gc out while a generation is made and published; see `foreshard.shards.leases.lease_writer`."""
         return lease_writer(self.store, self.keys, generation, ttl=ttl, timeout=timeout)
 
-    def plan_gc(self, policy: RetentionConfig | None = None) -> GcReport:
+    # A training job needs neither these two nor what they import, which takes some 8 MiB.
+    def plan_gc(self, policy: "RetentionConfig | None" = None) -> "GcReport":
         """Return what `run_gc` would delete, and change nothing; see `foreshard.shards.gc.plan_gc`."""
+        from foreshard.retention import RetentionConfig
+        from foreshard.shards.gc import plan_gc
+
         return plan_gc(self.store, self.keys, policy or RetentionConfig())
 
-    def run_gc(self, policy: RetentionConfig | None = None, *, progress: Progress | None = None) -> GcReport:
+    def run_gc(self, policy: "RetentionConfig | None" = None, *, progress: Progress | None = None) -> "GcReport":
         """Delete what nothing holds; see `foreshard.shards.gc.run_gc`."""
+        from foreshard.retention import RetentionConfig
+        from foreshard.shards.gc import run_gc
+
         return run_gc(self.store, self.keys, policy or RetentionConfig(), progress=progress)

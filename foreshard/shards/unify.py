@@ -4,7 +4,6 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from foreshard.errors import SourceError
 from foreshard.shards.schema import DictionaryType, logical_type
@@ -69,6 +68,8 @@ class Unifier:
                 f"dictionary column {self._path!r} has nested values that differ between parts of the source; give all "
                 "files the same dictionary, or write the column with its value type"
             )
+        import pyarrow.compute as pc  # some 10 MiB, which a training job without text can do without
+
         merged = pc.unique(_hashable(pa.concat_arrays([self._values, *pending]))).view(self._type)
         self._values = merged
         self._check_count()
@@ -101,6 +102,8 @@ def codes_of(array: _Array, values: _Array, name: str) -> "pa.Array[Any]":
     Raises:
         SourceError: the array's dictionary holds a value that is not among `values`.
     """
+    import pyarrow.compute as pc
+
     own = array.dictionary
     if not values.type.equals(own.type):
         own = own.cast(values.type)

@@ -225,6 +225,14 @@ def test_a_folder_is_read_by_name_each_file_with_its_own_columns(tmp_path):
     assert got.report.files == ("a.csv", "b.csv")
 
 
+@pytest.mark.parametrize(("column", "what"), [("time", "times"), ("epoch", "epochs")])
+def test_a_folder_of_which_some_files_lack_a_column_is_refused(tmp_path, column, what):
+    (tmp_path / "a.csv").write_text(f"{column},key\n2,y\n")
+    (tmp_path / "b.csv").write_text("key\nx\n")
+    with pytest.raises(LogError, match=f"only some of the log's files have {what}"):
+        import_trace(tmp_path)
+
+
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"key\n", b"key\n\n\n"])
 def test_a_log_without_a_request_is_an_error(csv, content):
     with pytest.raises(LogError, match="holds no valid request"):

@@ -83,6 +83,25 @@ def test_a_time_beyond_64_bits_or_missing_is_left_out(file):
     assert reasons(got.report) == {"time unreadable": 1, "time missing": 1}
 
 
+def test_rows_with_dates_that_python_cannot_hold_are_quoted(file):
+    """Nanoseconds, a time zone that nobody knows, and years beyond Python's."""
+    times = pa.array([1, 10**18 + 1, 3], pa.timestamp("ns", tz="Nowhere/Land"))
+    got = load(file, {"time": times, "key": [5, -6, 7]})
+    assert asked(got) == [5, 7]
+    assert reasons(got.report) == {"object negative": 1}
+    assert str(10**18 + 1) in got.report.findings[0].examples[0].value
+    far = pa.array([1, 2**61, 3], pa.timestamp("ms"))
+    got = load(file, {"time": far, "key": [5, 6, 7]})
+    assert asked(got) == [5, 7]
+    assert reasons(got.report) == {"time unreadable": 1}
+
+
+@pytest.mark.parametrize("kind", [pa.date32(), pa.date64()])
+def test_days_are_times(file, kind):
+    days = [datetime(2025, 3, day, tzinfo=UTC).date() for day in (2, 1, 3)]
+    assert asked(load(file, {"date": pa.array(days, kind), "key": ["b", "a", "c"]})) == ["a", "b", "c"]
+
+
 def test_columns_that_cannot_be_used_are_refused(file):
     with pytest.raises(LogError, match=r"a column of list<.*> cannot be objects"):
         load(file, {"key": [[1], [2]]})
@@ -99,6 +118,7 @@ def test_a_file_cut_short_is_named(file):
 
 def test_a_damaged_row_group_is_reported_and_the_others_kept(file):
     keys = np.random.default_rng(5).integers(0, 10**9, 3000)
+    keys[2500] = -7
     load(file, {"key": keys}, row_group_size=1000)
     column = pq.ParquetFile(file).metadata.row_group(1).column(0)
     raw = bytearray(file.read_bytes())
@@ -106,6 +126,8 @@ def test_a_damaged_row_group_is_reported_and_the_others_kept(file):
     raw[start : start + 40] = b"\xff" * 40
     file.write_bytes(bytes(raw))
     got = import_trace(file)
-    assert asked(got) == keys[:1000].tolist() + keys[2000:].tolist()
-    assert reasons(got.report) == {DAMAGED: 1}
-    assert got.report.findings[0].examples[0].where == "rows 1000..1999"
+    assert asked(got) == [*keys[:1000], *keys[2000:2500], *keys[2501:]]
+    assert {f.reason: (f.count, f.examples[0].where) for f in got.report.findings} == {
+        DAMAGED: (1, "rows 1000..1999"),
+        "object negative": (1, "row 2500"),
+    }

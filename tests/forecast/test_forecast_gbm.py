@@ -88,6 +88,43 @@ def test_windows_beyond_the_epoch_repeat_it():
     assert np.array_equal(forecast.probability[0], forecast.probability[8])
 
 
+def test_histories_that_teach_nothing_leave_the_moving_average():
+    counts = np.zeros((12, 40))
+    silent = history_of(counts, 1)
+    counts[0] = 9
+    ceased = history_of(counts, 1)
+    new = np.zeros((12, 40))
+    new[-1] = 5
+    for history in (silent, ceased, history_of(new, 1), history_of(new, 4)):
+        forecast, level = (make().fit(history).predict(1) for make in (GbmForecaster, EwmaForecaster))
+        assert forecast.expected == pytest.approx(level.expected, abs=0.1)
+        assert np.isfinite(forecast.probability).all()
+
+
+def test_learned_forecasts_are_sound_on_any_counts():
+    # In a process without torch: there would be one child per fit otherwise.
+    code = """
+from foreshard.forecast.ensemble import EnsembleForecaster
+
+rng = np.random.default_rng(0)
+for case in range(60):
+    shape = rng.integers(8, 15), rng.integers(1, 12)
+    counts = rng.integers(0, 10 ** rng.integers(0, 7) + 1, shape) * (rng.random(shape) < rng.choice([0, 0.05, 0.5, 1]))
+    counts[: rng.choice([0, 0, shape[0] - 2])] = 0
+    history = history_of(counts, int(rng.integers(1, 6)))
+    for forecaster in (gbm.GbmForecaster(), LogisticForecaster(), EnsembleForecaster()):
+        forecast = forecaster.fit(history).predict(3)
+        for part in (forecast.expected, forecast.probability, forecast.lower, forecast.upper):
+            assert part.shape == (3, shape[1])
+            assert np.isfinite(part).all() and part.min() >= 0
+            assert (part[:, counts.sum(0) == 0] == 0).all()
+        assert forecast.probability.max() <= 1
+        assert (forecast.lower <= forecast.expected).all() and (forecast.expected <= forecast.upper).all()
+print("sound")
+"""
+    assert run(code) == ["sound"]
+
+
 # -- determinism and processes -------------------------------------------------------------------------
 
 

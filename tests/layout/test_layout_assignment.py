@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foreshard.errors import PlanError
-from foreshard.layout import AssignmentWeights, assign_chunks
-from foreshard.layout.balance import BalanceProblem
+from foreshard.layout.assignment import assign_chunks
+from foreshard.layout.balance import AssignmentWeights, BalanceProblem
 from foreshard.layout.local_search import _State, improve
 
 SEED = bytes(range(16))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foreshard.errors import PlanError
-from foreshard.layout import CostModel, expected_touches, fit_cost_model, layout_cost
+from foreshard.layout.cost import CostModel, expected_touches, fit_cost_model, layout_cost
 
 HEAT = np.array([10.0, 1.0, 5.0])
 SIZES = np.array([100.0, 100.0, 100.0])

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from foreshard.config import ClusterConfig, NodeConfig, ReshardConfig
 from foreshard.errors import CorruptDataError, PlanError
 from foreshard.keys import LayoutRef
-from foreshard.layout import PLAN_SCHEMA, Plan, check_plan, chunk_content_ids, migration_steps
-from foreshard.layout.migration import migration_seconds, written_bytes
+from foreshard.layout.check import check_plan
+from foreshard.layout.migration import migration_seconds, migration_steps, written_bytes
 from foreshard.layout.packing import deal_by_memory, pack_shards
+from foreshard.layout.plan import PLAN_SCHEMA, Plan, chunk_content_ids
 
 CLUSTER = ClusterConfig(nodes=(NodeConfig(name="a", memory=1000), NodeConfig(name="b", memory=1000)))
 RESHARD = ReshardConfig.model_validate({"min_chunk_rows": 2, "max_chunk_rows": 4})

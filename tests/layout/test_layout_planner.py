@@ -9,8 +9,12 @@ from hypothesis import strategies as st
 
 from foreshard.config import ClusterConfig, NodeConfig, ReshardConfig
 from foreshard.errors import PlanError
-from foreshard.layout import CostModel, PlanInputs, balance_plot, check_plan, make_plan, plan_plot
+from foreshard.layout.candidates import PlanInputs
+from foreshard.layout.check import check_plan
+from foreshard.layout.cost import CostModel
 from foreshard.layout.placement import current_nodes
+from foreshard.layout.planner import make_plan
+from foreshard.layout.plots import balance_plot, plan_plot
 from foreshard.strategies import STRATEGIES
 
 N = 6000

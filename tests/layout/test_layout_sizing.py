@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foreshard.errors import PlanError
-from foreshard.layout import CostModel, expected_touches, fixed_offsets, layout_cost, size_chunks
-from foreshard.layout.sizing import fixed_sizes
+from foreshard.layout.cost import CostModel, expected_touches, layout_cost
+from foreshard.layout.sizing import fixed_offsets, fixed_sizes, size_chunks
 from foreshard.layout.windowed import SizingTerms, best_boundaries, cut_atoms
 
 ROW_BYTES = 100.0

@@ -51,19 +51,20 @@ def read(loader, epochs=1):
     return np.concatenate(found)
 
 
-def _rank(url, folder, rank, world, pause, timeout):
+def _rank(address, folder, rank, world, pause, timeout):
     """Read two epochs in a process of its own, and leave what came, by rank."""
-    store = LoggingStore(ObjectStore.open(url), folder / "served", pause)
+    url, endpoint = address
+    store = LoggingStore(ObjectStore.open(url, endpoint=endpoint), folder / "served", pause)
     ids = np.load(folder / "ids.npy")
     loader = load(store, ids, folder, place=Place(rank, world), timeout=timeout)
     np.save(folder / f"rank{rank}.npy", read(loader, 2))
     loader.close()
 
 
-def start_rank(dataset, folder: Path, rank, world, *, pause=0.002, timeout=20.0):
-    """Start a rank in a fresh process."""
+def start_rank(dataset, folder: Path, rank, world, *, pause=0.002, timeout=20.0, endpoint=None):
+    """Start a rank in a fresh process; `endpoint` is where an S3 store is."""
     np.save(folder / "ids.npy", dataset.train_ids)
-    arguments = (dataset.repository.store.url, folder, rank, world, pause, timeout)
+    arguments = ((dataset.repository.store.url, endpoint), folder, rank, world, pause, timeout)
     process = multiprocessing.get_context("spawn").Process(target=_rank, args=arguments, daemon=True)
     process.start()
     return process

@@ -181,12 +181,12 @@ def test_a_wait_is_for_the_last_things_that_a_batch_needed(waited, fetch, gather
 def test_a_pause_between_two_loops_is_not_the_training_loops_own_time(monkeypatch):
     now = [50.0]
     monkeypatch.setattr("foreshard.loader.progress.time.perf_counter", lambda: now[0])
-    progress = EpochProgress(1, None, None)
+    progress, steps = EpochProgress(1, None, None), iter(range(5))
 
     def deliver():
         few = np.zeros(1, np.int32)
         window = type("Window", (), {"min_hits": few, "min_bytes": few})()
-        progress.deliver(Assembled(None, window, 0, few, few > 0, few, few, few), 0, few, few, 0.0)
+        progress.deliver(Assembled(None, window, 0, few, few > 0, few, few, few), next(steps), few, few, 0.0)
 
     for seconds in (0.0, 2.0, 3.0):
         now[0] += seconds

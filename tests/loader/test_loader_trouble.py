@@ -103,6 +103,7 @@ def test_a_prefetch_that_fails_in_passing_is_counted_and_read_again(troubled):
         return original(key, start, end)
 
     store.get_range = sometimes
+    store.ready = lambda *_range: False
     held = loader._held.prefetcher
     held.warm(np.flatnonzero(loader.manifest.splits == 0)[:2].tolist(), share=1.0, concurrency=1)
     wait_until(lambda: held._traffic.failed_requests == 2)

@@ -174,6 +174,9 @@ class Collector:
             raise LogError(
                 f"the log holds no valid request ({summary(self._quarantine.findings())}); check its format and columns"
             )
+        for what, spool in (("times", self._times), ("epochs", self._epochs)):
+            if spool.length not in (0, len(objects)):
+                raise LogError(f"only some of the log's files have {what}; import those that have them by themselves")
         order = self._order(by_epoch=windows is None)
         if order is not None:
             objects = objects[order]

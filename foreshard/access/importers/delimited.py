@@ -78,7 +78,14 @@ class Delimited:
             ),
         )
         columns = [table.column(name).combine_chunks() for name in wanted]
-        return Cells(columns, line + np.arange(table.num_rows), lambda row: block.split(b"\n")[row])
+        lines: list[bytes] = []
+
+        def line_of(row: int) -> bytes:
+            if not lines:  # only a block with faults is ever split, and only once
+                lines.extend(block.split(b"\n"))
+            return lines[row]
+
+        return Cells(columns, line + np.arange(table.num_rows), line_of)
 
     def _slow(self, line: int, block: bytes) -> Cells | None:
         numbers: list[int] = []

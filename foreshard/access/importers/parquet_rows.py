@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -59,5 +58,7 @@ def _rows(columns: dict[Role, Column], first: int) -> Rows:
 
 
 def _scalar(column: Column, row: int) -> object:
-    scalar = column[row]
-    return np.asarray(scalar.as_py()).item() if pa.types.is_floating(column.type) else scalar.as_py()
+    one = column.slice(row, 1)
+    if pa.types.is_timestamp(one.type):
+        one = one.cast(pa.int64())  # Python has no nanoseconds, and may lack the time zone
+    return one[0].as_py()

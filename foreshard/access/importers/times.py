@@ -52,8 +52,7 @@ class Clock:
         kind = column.type
         missing = np.array(pc.is_null(column).to_numpy(zero_copy_only=False), bool)
         if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-            micros = column.cast(pa.timestamp("us", tz=getattr(kind, "tz", None)), safe=False).cast(pa.int64())
-            values, wrong = np.asarray(micros.fill_null(0).to_numpy(), np.int64), np.zeros(len(column), bool)
+            values, wrong = _micros(column)
         elif pa.types.is_integer(kind):
             wide = pc.if_else(pc.is_valid(column), column, pa.scalar(0, kind)).to_numpy(zero_copy_only=False)
             wrong = (
@@ -115,6 +114,18 @@ class Clock:
             scaled = numbers * (self._factor or 1)
             wrong = ~(np.abs(scaled) < 2**63)
         return np.where(wrong, 0, scaled).astype(np.int64), wrong
+
+
+def _micros(column: Column) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return timestamps and dates as microseconds since 1970, and which of them 64 bits cannot hold."""
+    if pa.types.is_date(column.type):
+        column = column.cast(pa.timestamp("ms"))
+    raw = np.asarray(column.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False), np.int64)
+    if column.type.unit == "ns":
+        return raw // 1000, np.zeros(len(raw), bool)
+    factor = {"s": 10**6, "ms": 10**3, "us": 1}[column.type.unit]
+    wrong = (raw > 2**62 // factor) | (raw < -(2**62) // factor)
+    return np.where(wrong, 0, raw) * factor, wrong
 
 
 def _dates(column: Column) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -118,12 +118,13 @@ class BlockShuffleOrder:
             low, high = window * span, min((window + 1) * span, len(self._population))
             inner = derive_seed(purpose="window", order=self.name, root=self._seed, epoch=epoch, window=window)
             wanted = np.arange(max(start - low, 0), min(stop, high) - low, dtype=np.int64)
-            slots = low + IndexPermutation(inner, high - low)(wanted)
-            blocks = slots // self._block
+            slot, row = np.divmod(IndexPermutation(inner, high - low)(wanted), self._block)
+            # Where each of the window's blocks is taken from; the short one stays.
+            blocks = np.arange(low // self._block, -(-high // self._block), dtype=np.int64)
             moved = blocks < full
             if moved.any():
                 blocks[moved] = IndexPermutation(seed, full)(blocks[moved])
-            parts.append(self._population.take(blocks * self._block + slots % self._block))
+            parts.append(self._population.take(blocks[slot] * self._block + row))
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
     def identity(self, epoch: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ state                the mapped table, see `table.py`
 participants/0007    one file per process that uses the cache, locked while it lives
 parts/               files being written
 chunks/<key>.chunk   the chunks
+layouts/             parts of layouts, see `shelf.py`
 """
 
 import os
@@ -17,15 +18,15 @@ from pathlib import Path
 from typing import Final
 
 from foreshard.errors import ConfigError
+from foreshard.locking import open_file
 from foreshard.prefetch.node.keys import file_of, key_of
-from foreshard.prefetch.node.locking import open_file
 from foreshard.prefetch.node.mounts import check_local
 
 FORMAT: Final = 1
 """Version of the folder, its state and its keys."""
 
 _MARK: Final = f"foreshard node cache, format {FORMAT}\n".encode()
-_NAMES: Final = frozenset({"lock", "state", "participants", "parts", "chunks"})
+_NAMES: Final = frozenset({"lock", "state", "participants", "parts", "chunks", "layouts"})
 _PART: Final = re.compile(r"[A-Za-z0-9_.-]+\+[0-9]+\+([0-9a-f]{16})\+[0-9a-f]{32}\.part")
 _HOST: Final = re.sub(r"[^A-Za-z0-9_.-]", "_", socket.gethostname())[:64] or "localhost"
 
@@ -36,6 +37,11 @@ class Folder:
     Args:
         path: the folder.
 
+    Attributes:
+        path: the same, absolute.
+        state: the mapped table.
+        layouts: where parts of layouts are.
+
     Raises:
         ConfigError: it cannot be made or written, is on a network or FUSE file system, or holds other files.
     """
@@ -43,6 +49,7 @@ class Folder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).expanduser().absolute()
         self.state = self.path / "state"
+        self.layouts = self.path / "layouts"
         self._participants, self._parts, self._chunks = (
             self.path / name for name in ("participants", "parts", "chunks")
         )
@@ -55,7 +62,7 @@ class Folder:
                     f"folder {str(self.path)!r} for the node cache holds other files ({', '.join(others[:3])}); name a "
                     "new or empty folder, as the cache removes files in its own"
                 )
-            for folder in (self._participants, self._parts, self._chunks):
+            for folder in (self._participants, self._parts, self._chunks, self.layouts):
                 folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise self._unusable(error) from error

@@ -6,8 +6,8 @@ import secrets
 import numpy as np
 
 from foreshard.errors import ConfigError
+from foreshard.locking import is_locked, open_file, try_lock
 from foreshard.prefetch.node.folder import Folder
-from foreshard.prefetch.node.locking import is_locked, open_file, try_lock
 from foreshard.prefetch.node.table import PARTICIPANTS, Table
 
 

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from typing import Final
 
 from foreshard.errors import ConfigError, DeadlineError
+from foreshard.locking import lock, unlock
 from foreshard.prefetch.node.folder import Folder
 from foreshard.prefetch.node.ledger import Ledger
-from foreshard.prefetch.node.locking import lock, unlock
 from foreshard.prefetch.node.stats import NodeStats
 from foreshard.prefetch.node.table import DIRTY, HOLDER, Table, slots_for
 

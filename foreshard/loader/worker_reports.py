@@ -1,0 +1,118 @@
+"""What a DataLoader's workers did, told to the process that started them by files, an epoch and worker each.
+
+A file is written before the worker hands out its last batch of the epoch: when the training loop has them all, so has
+the report. The folder goes with the object that made it.
+"""
+
+import os
+import pickle
+import re
+import shutil
+import tempfile
+import weakref
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from foreshard.loader.epochs import EpochReport
+from foreshard.prefetch.monitor import CAUSES, Monitor, MonitorSnapshot, Totals
+
+_KEPT: Final = 100
+"""Epochs whose files stay."""
+
+_NAME: Final = re.compile(r"(\d+)\.(\d+)-of-(\d+)")
+
+
+@dataclass(frozen=True)
+class WorkerReport:
+    """What one worker did in an epoch.
+
+    Attributes:
+        report: as its loader tells it.
+        memory: bytes that it has for chunks.
+    """
+
+    report: EpochReport
+    memory: int
+
+
+class WorkerReports:
+    """A folder of reports. It may be pickled, and carried over a fork: workers write, its maker reads."""
+
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+        with suppress(OSError):  # without a folder for temporary files there are no reports of workers
+            self.folder = Path(tempfile.mkdtemp(prefix="foreshard-reports-"))
+            weakref.finalize(self, _remove, self.folder, os.getpid())
+
+    def write(self, report: EpochReport, memory: int, worker: int, workers: int) -> None:
+        """Tell of an epoch that a worker has done with; nothing, if whoever would read it is gone.
+
+        Args:
+            report: what it did.
+            memory: bytes that it has for chunks.
+            worker: which of the workers it is.
+            workers: how many there are.
+        """
+        if self.folder is None:
+            return
+        path = self._file(report.epoch, worker, workers)
+        staging = path.with_suffix(f".{os.getpid()}")
+        with suppress(OSError):  # a report is not worth an error in the training
+            staging.write_bytes(pickle.dumps(WorkerReport(report, memory)))
+            staging.replace(path)
+            self._file(report.epoch - _KEPT, worker, workers).unlink(missing_ok=True)
+
+    def _file(self, epoch: int, worker: int, workers: int) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{epoch}.{worker}-of-{workers}.report"
+
+    def epochs(self) -> list[EpochReport]:
+        """Return the epochs of which all workers have told, by epoch, their counters and seconds added up."""
+        return [_sum(parts) for parts in self._found().values()]
+
+    def snapshot(self) -> MonitorSnapshot:
+        """Return the same as a monitor's figures, for a report; nothing is known of the last batches."""
+        found = list(self._found().values())
+        stats = [_sum(parts).stats for parts in found]
+        totals = Totals(
+            sum(each.steps for each in stats),
+            sum(each.ready_steps for each in stats),
+            sum(each.samples for each in stats),
+            sum(each.touches for each in stats),
+            sum(each.hits for each in stats),
+            sum(each.origin_bytes for each in stats),
+            {cause: sum(each.waits[cause] for each in stats) for cause in CAUSES},
+            len(stats),
+        )
+        budget = sum(part.memory for part in found[-1]) if found else 0
+        return replace(Monitor(budget).snapshot(), epochs=tuple(stats), totals=totals)
+
+    def _found(self) -> dict[int, list[WorkerReport]]:
+        """Return the reports of epochs by epoch, if those of all workers are there; as many as read it last."""
+        groups: dict[tuple[int, int], list[Path]] = {}
+        for path in [] if self.folder is None else self.folder.glob("*.report"):
+            named = _NAME.match(path.name)
+            if named:
+                groups.setdefault((int(named[1]), int(named[3])), []).append(path)
+        complete = {key: paths for key, paths in groups.items() if len(paths) == key[1]}
+        newest = sorted(complete, key=lambda key: (key[0], max(path.stat().st_mtime_ns for path in complete[key])))
+        return {key[0]: [_read(path) for path in sorted(complete[key])] for key in newest}
+
+
+def _read(path: Path) -> WorkerReport:
+    found: Any = pickle.loads(path.read_bytes())  # noqa: S301 - in a folder of our own
+    return found
+
+
+def _sum(parts: list[WorkerReport]) -> EpochReport:
+    whole = parts[0].report
+    for part in parts[1:]:
+        whole = replace(whole, stats=whole.stats + part.report.stats)
+    return whole
+
+
+def _remove(folder: Path, pid: int) -> None:
+    if os.getpid() == pid:  # not in a process that was forked from it
+        shutil.rmtree(folder, ignore_errors=True)
