@@ -50,7 +50,7 @@ class Rolled:
         calibrated: in how many of them its probabilities were calibrated.
         expected: what `SHIPPED` expected of every window from the first one tried on, float64 (C,); before those that
             count, it is the default model.
-        regret: by how much the best candidate's mean hit mass exceeds that of `SHIPPED`; negative if below.
+        regret: by how much the best candidate's mean hit mass exceeds that of `SHIPPED`, in hindsight; at least 0.
     """
 
     first: int

@@ -24,10 +24,13 @@ Expected = Callable[[int], NDArray[np.float64]]
 """What was expected of a window before it began: its number to float64 (C,), requests of every object."""
 
 _WARM_UP: Final = 5
-"""Windows before those scored that fill the caches."""
+"""Windows before those scored that fill the caches, at least."""
+
+_FILLED: Final = 2
+"""How many times a cache's bytes are requested before it counts as full: policies take their time to settle."""
 
 REPLAYED_WINDOWS: Final = _WARM_UP + DEFAULT_RULES.scored
-"""Windows at the end of a trace that `choose_policy` replays by default."""
+"""Windows at the end of a trace that `choose_policy` replays by default, if they fill the cache."""
 
 EVIDENCE_SCHEMA: Final = pa.schema(
     [
@@ -108,10 +111,11 @@ def choose_policy(
         LogError: the trace holds no request.
     """
     regime = regime or detect_regime(trace)
-    shadow = Shadow(trace, capacity_of(trace, cache), rules.policies)
+    capacity = capacity_of(trace, cache)
+    shadow = Shadow(trace, capacity, rules.policies)
     first = scored_from(trace.windows, rules)
     tallies: list[dict[str, Tally]] = []
-    for window in range(max(first - _WARM_UP, 0), trace.windows):
+    for window in range(warm_from(trace, first, capacity), trace.windows):
         # What is pinned before matters only to what is fetched when the first window that is scored begins.
         found = shadow.run(window, expected(window) if window and window >= first - 1 else None)
         if window >= first:
@@ -119,6 +123,25 @@ def choose_policy(
     name, reason = judge(tallies, current, rules, lambda: regime)
     pinned = 1.0 if name == KEEP else next(p.pin_fraction for p in rules.policies if p.name == name)
     return PolicyChoice(name, pinned, regime, _evidence(tallies, first, rules.policies), reason)
+
+
+def warm_from(trace: Trace, first: int, capacity: int) -> int:
+    """Return the window from which caches are filled before those that are scored.
+
+    That is five windows before, or as many more as it takes to request twice the cache's bytes in different objects,
+    if the trace has them: a cache that is not full yet misses what no full one would, whatever its policy.
+
+    Args:
+        trace: what is replayed.
+        first: the first window that is scored.
+        capacity: bytes of the cache.
+    """
+    seen = np.zeros(len(trace.nbytes), np.bool_)
+    window = first
+    while window > 0 and (window > first - _WARM_UP or int(trace.nbytes[seen].sum()) < _FILLED * capacity):
+        window -= 1
+        seen[trace.window(window)] = True
+    return window
 
 
 def _evidence(tallies: Sequence[Mapping[str, Tally]], first: int, policies: Sequence[Policy]) -> pa.Table:

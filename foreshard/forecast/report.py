@@ -1,5 +1,6 @@
 """What a report on a log's forecast says: one section for each question, the same for the terminal and the page."""
 
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
@@ -28,7 +29,8 @@ _FIGURES: Final = {
     "equal_share": "objects read equally often in every epoch",
     "rounds": "requests that came in rounds over all objects",
     "dispersion": "variance around an object's mean, in Poisson variances",
-    "spread": "variation of rates beyond counting noise",
+    "spread": "variation of rates per byte beyond counting noise",
+    "object_spread": "variation of rates per object beyond counting noise",
     "concentration": "requests to the tenth read most",
     "overlap": "overlap of the tenths read most, next window",
     "overlap_far": "the same, half the log apart",
@@ -89,7 +91,11 @@ def _findings(findings: "Sequence[Finding]") -> Grid | None:
 def regime_section(regime: "Regime") -> Section:
     """Say what kind of access the log shows, and by which figures."""
     figures = asdict(regime.evidence)
-    shown = [(_FIGURES[name], f"{value:.3f}") for name, value in figures.items() if value is not None]
+    shown = [
+        (_FIGURES.get(name, name.replace("_", " ")), f"{value:.3f}")
+        for name, value in figures.items()
+        if value is not None
+    ]
     return Section("How it is read", [regime.words], shown)
 
 
@@ -153,8 +159,8 @@ def ranking_section(result: ForecastResult, trace: "Trace", top: int) -> Section
         Column("rank", ",d"),
         Column("object", left=True),
         Column("expected", ",.2f"),
-        Column("from", ",.2f"),
-        Column("to", ",.2f"),
+        Column("from", ",d"),
+        Column("to", ",d"),
         Column("probability", ".3f"),
         *([Column("due in phase", ",d")] if phases else []),
     ]
@@ -162,7 +168,10 @@ def ranking_section(result: ForecastResult, trace: "Trace", top: int) -> Section
         [
             int(row["rank"]) + 1,
             printable(trace.names[row["chunk"]]),
-            *(float(row[name]) for name in ("expected", "lower", "upper", "probability")),
+            float(row["expected"]),
+            # Counts are whole: a bound of 0.1 would leave out 0, which for a mean of 1 are a third of all cases.
+            *(math.floor(row[name]) for name in ("lower", "upper")),
+            float(row["probability"]),
             *([int(row["first_phase"]) + 1] if phases else []),
         ]
         for row in table.to_pylist()
@@ -171,7 +180,7 @@ def ranking_section(result: ForecastResult, trace: "Trace", top: int) -> Section
     told = (
         f"The {table.num_rows:,} of {result.table.num_rows:,} objects expected to be asked for most in the next {unit}."
     )
-    notes = ["From and to: bounds that 80% of the counts should fall between. Probability: of at least one access."]
+    notes = ["From and to: at least 80% of the counts should be one of these. Probability: of at least one access."]
     return Section("What comes next", [told], grid=Grid(columns, rows), pictures=["top_chunks"], notes=notes)
 
 

@@ -26,9 +26,6 @@ MIN_REQUESTS: Final = 10
 _ALWAYS: Final = "ewma"
 """Forecasts from any history."""
 
-_WARM_UP: Final = 5
-"""Windows that fill the cache before those that count, as many as the policies have."""
-
 _MOST_COUNTS: Final = 500_000_000
 """Counts of (window, object) that are held, at 16 bytes each for a moment."""
 
@@ -43,7 +40,7 @@ class Study:
         result: the forecast, with scores of all models.
         cache_fraction: share of the objects, and of their bytes, that fit into the cache.
         choice: what the cache should do, and what every policy would have done in the newest windows.
-        best_possible: hit rate in these of Belady's MIN, which knows the future.
+        best_possible: hit rate in these of Belady's MIN, which knows the future but fetches nothing ahead.
     """
 
     imported: Imported
@@ -75,9 +72,30 @@ def study_log(
         told: is called with what is done next.
 
     Raises:
-        ConfigError: the log is too short, or has too many windows of too many objects; see `forecast_chunks` too.
+        ConfigError: the log is too short, has too many windows of too many objects, or the cache holds none of these;
+            see `forecast_chunks` too.
     """
     trace = imported.trace
+    _check(trace, cache_fraction)
+    told("counting requests")
+    history = trace.history()
+    told("telling the kind of access")
+    regime = detect_regime(trace)
+    told("testing forecasters on windows held out")
+    result = forecast_chunks(history, cache_fraction=cache_fraction, names=names)
+    told("trying cache policies")
+    rules = _whole_epochs(trace)
+    expected = known_before(history, result.chosen, scored_from(trace.windows, rules))
+    choice = choose_policy(trace, expected, cache_fraction, regime=regime, rules=rules)
+    return Study(imported, history, result, cache_fraction, choice, _best_possible(trace, choice, cache_fraction))
+
+
+def _check(trace: Trace, cache_fraction: float) -> None:
+    """Refuse a log that nothing can be learnt from.
+
+    Raises:
+        ConfigError: see `study_log`.
+    """
     if len(trace.objects) < MIN_REQUESTS:
         raise ConfigError(
             f"the log holds {len(trace.objects)} valid requests, and {MIN_REQUESTS} are the least to learn from; "
@@ -93,17 +111,11 @@ def study_log(
             f"{trace.windows:,} windows of {len(trace.names):,} objects are more than {_MOST_COUNTS:,} counts to hold; "
             f"ask for at most {max(MIN_WINDOWS, _MOST_COUNTS // len(trace.names)):,} --windows"
         )
-    told("counting requests")
-    history = trace.history()
-    told("telling the kind of access")
-    regime = detect_regime(trace)
-    told("testing forecasters on windows held out")
-    result = forecast_chunks(history, cache_fraction=cache_fraction, names=names)
-    told("trying cache policies")
-    rules = _whole_epochs(trace)
-    expected = known_before(history, result.chosen, scored_from(trace.windows, rules))
-    choice = choose_policy(trace, expected, cache_fraction, regime=regime, rules=rules)
-    return Study(imported, history, result, cache_fraction, choice, _best_possible(trace, choice, cache_fraction))
+    if capacity_of(trace, cache_fraction) < int(trace.nbytes.min()):
+        raise ConfigError(
+            f"a cache for {cache_fraction:g} of {int(trace.nbytes.sum()):,} bytes (1 an object where no size is told) "
+            f"holds none of {len(trace.names):,} objects; ask for a larger --cache-fraction"
+        )
 
 
 def _whole_epochs(trace: Trace) -> Rules:
@@ -146,9 +158,13 @@ def known_before(history: History, model: str, scored: int) -> Callable[[int], N
 
 
 def _best_possible(trace: Trace, choice: PolicyChoice, cache_fraction: float) -> float:
-    """Hit rate of MIN in the windows that the policies were scored on, its cache filled by some before them."""
-    first = int(choice.evidence.column("window").to_numpy().min())
-    begin = int(trace.starts[max(first - _WARM_UP, 0)])
-    hit = plan_residency(trace.objects[begin:], trace.nbytes, capacity_of(trace, cache_fraction)).hit
-    scored = hit[int(trace.starts[first]) - begin :]
-    return float(scored.mean()) if len(scored) else 0.0
+    """Hit rate of MIN in the windows that the policies were scored on.
+
+    Its cache begins with the best choice of all objects requested before: a bound for every cache that fetches nothing
+    ahead, whatever it kept until then.
+    """
+    begin = int(trace.starts[int(choice.evidence.column("window").to_numpy().min())])
+    before = frozenset(np.unique(trace.objects[:begin]).tolist())
+    capacity = capacity_of(trace, cache_fraction)
+    hit = plan_residency(trace.objects[begin:], trace.nbytes, capacity, resident=before).hit
+    return float(hit.mean()) if len(hit) else 0.0

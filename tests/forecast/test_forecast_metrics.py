@@ -141,9 +141,10 @@ def test_skill_is_the_share_of_the_references_error_that_is_gone():
 
 
 def test_calibration_error_is_the_gap_weighted_by_bin():
+    # What is said too rarely in one bin does not make up for what is said too often in another.
     probability = np.array([0.05, 0.05, 0.95, 1.0])
-    assert calibration_error(probability, np.array([False, True, True, True])) == pytest.approx(
-        0.5 * abs(0.05 - 0.5) + 0.5 * abs(0.975 - 1)
+    assert calibration_error(probability, np.array([False, True, True, False])) == pytest.approx(
+        0.5 * abs(0.05 - 0.5) + 0.5 * abs(0.975 - 0.5)
     )
     # Two bins make one of what ten tell apart.
     assert calibration_error(np.array([0.1, 0.3]), np.array([False, True]), bins=2) == pytest.approx(0.3)

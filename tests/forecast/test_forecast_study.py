@@ -1,0 +1,124 @@
+"""What a study says of a log was known at the time, and does not depend on how finely the log is cut."""
+
+import numpy as np
+import pytest
+from forecast_world import history_of, popularity, shuffled
+
+from foreshard.access.importers import Imported, Report
+from foreshard.access.trace import Trace, equal_starts
+from foreshard.errors import ConfigError
+from foreshard.forecast import study
+from foreshard.forecast.gate import warm_from
+from foreshard.forecast.registry import make_forecasters
+from foreshard.forecast.study import known_before, study_log
+
+MODELS = ("last", "ewma")
+REACTIVE = ("lru", "s3-fifo", "sieve", "keep")
+
+
+def imported(objects, windows: int, phases: int = 1, count: int | None = None, nbytes=None) -> Imported:
+    objects = np.asarray(objects, np.int32)
+    count = count or int(objects.max()) + 1
+    names = np.arange(count).astype(object)
+    sizes = np.ones(count, np.int64) if nbytes is None else np.asarray(nbytes, np.int64)
+    trace = Trace(objects, names, sizes, equal_starts(len(objects), windows), phases)
+    return Imported(trace, Report("test", ("log",), len(objects), ()))
+
+
+def independent(requests: int = 20_000, objects: int = 1_000, seed: int = 0):
+    """Requests that are drawn one by one, some objects more often than others."""
+    rng = np.random.default_rng(seed)
+    share = 1 / np.arange(1, objects + 1)
+    return rng.choice(objects, requests, p=share / share.sum())
+
+
+# -- what was known ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phases", [1, 4])
+def test_what_was_expected_of_a_window_knows_nothing_of_its_epoch_and_later(phases):
+    history, _ = popularity(windows=16, phases=phases)
+    for window in range(12, 16):
+        origin = window - window % phases
+        told = known_before(history, "ewma", 12)(window)
+        changed = history.counts.copy()
+        changed[origin:] = 7
+        assert known_before(history_of(changed, phases), "ewma", 12)(window).tolist() == told.tolist()
+        changed[origin - 1] += 50
+        assert known_before(history_of(changed, phases), "ewma", 12)(window).tolist() != told.tolist()
+
+
+def test_every_phase_of_an_epoch_has_its_own_forecast_from_the_epochs_beginning():
+    history, _ = popularity(windows=16, phases=4)
+    expected = known_before(history, "seasonal", 12)
+    whole = make_forecasters(["seasonal"])["seasonal"].fit(history.until(12)).predict(4).expected
+    for window in (12, 13, 15, 14):
+        assert expected(window).tolist() == whole[window - 12].tolist()
+
+
+def test_windows_that_fill_the_cache_or_come_too_early_are_expected_by_the_moving_average():
+    history, _ = popularity(windows=16, phases=1)
+    last, average = (make_forecasters([name])[name] for name in MODELS)
+    expected = known_before(history, "last", 10)
+    assert expected(10).tolist() == last.fit(history.until(10)).predict(1).expected[0].tolist()
+    assert expected(9).tolist() == average.fit(history.until(9)).predict(1).expected[0].tolist()
+    too_early = known_before(history, "prophet", 1)
+    assert too_early(2).tolist() == average.fit(history.until(2)).predict(1).expected[0].tolist()
+
+
+# -- what caches are filled by ----------------------------------------------------------------------------
+
+
+def test_caches_are_filled_however_finely_the_log_is_cut():
+    hits = {}
+    for windows in (20, 200):
+        found = study_log(imported(independent(), windows), cache_fraction=0.3, names=MODELS)
+        hits[windows] = {row["policy"]: row["hit_rate"] for row in found.choice.summary()}
+    # 200 windows have 100 requests each: those of eight do not fill a cache for 300 objects, and nothing is evicted.
+    assert len({hits[200][name] for name in REACTIVE}) == len(REACTIVE)
+    assert abs(hits[200]["lru"] - hits[20]["lru"]) < 0.1
+
+
+def test_filling_goes_back_five_windows_or_as_far_as_the_cache_needs():
+    trace = imported(np.arange(100) % 50, 20).trace  # five new objects in every window, again from window 10 on
+    assert warm_from(trace, 17, 1) == 12
+    assert warm_from(trace, 17, 15) == 11
+    assert warm_from(trace, 17, 25) == 7
+    assert warm_from(trace, 17, 50) == 0
+    assert warm_from(trace, 3, 1) == 0
+
+
+@pytest.mark.parametrize("windows", [8, 100])
+def test_no_cache_that_fetches_on_demand_hits_more_often_than_the_best_possible_one(windows):
+    for objects in (
+        independent(4_000, 300),
+        np.random.default_rng(1).permuted(np.tile(np.arange(100), (40, 1)), axis=1),
+    ):
+        found = study_log(imported(np.ravel(objects), windows), cache_fraction=0.2, names=MODELS)
+        hits = {row["policy"]: row["hit_rate"] for row in found.choice.summary()}
+        assert max(hits[name] for name in REACTIVE) <= found.best_possible
+
+
+def test_policies_are_judged_by_whole_epochs():
+    history = shuffled(chunks=30, rows=4, epochs=5, phases=8)
+    objects = np.concatenate([np.repeat(np.arange(30), row.astype(int)) for row in history.counts])
+    found = study_log(imported(objects, 40, phases=8), cache_fraction=0.2, names=MODELS)
+    assert sorted(set(found.choice.evidence.column("window").to_pylist())) == list(range(32, 40))
+
+
+# -- what it refuses -----------------------------------------------------------------------------------
+
+
+def test_a_cache_that_holds_nothing_is_refused():
+    with pytest.raises(ConfigError, match=r"0\.1 of 5 bytes.*none of 5 objects.*--cache-fraction"):
+        study_log(imported(np.arange(40) % 5, 4), cache_fraction=0.1, names=MODELS)
+    log = imported(np.arange(40) % 5, 4, nbytes=[100] * 5)
+    with pytest.raises(ConfigError, match=r"0\.1 of 500 bytes"):
+        study_log(log, cache_fraction=0.1, names=MODELS)
+    assert study_log(log, cache_fraction=0.2, names=MODELS).choice.name == "keep"
+
+
+def test_more_counts_than_fit_in_memory_are_refused(monkeypatch):
+    monkeypatch.setattr(study, "_MOST_COUNTS", 50)
+    with pytest.raises(ConfigError, match=r"20 windows of 5 objects.*at most 10 --windows"):
+        study_log(imported(np.arange(40) % 5, 20), cache_fraction=0.5, names=MODELS)
