@@ -111,7 +111,8 @@ def count_forecast(expected: NDArray[np.float64], dispersion: float | NDArray[np
     centre, spread = 1.0 - 1.0 / (9.0 * shape), _Z / (3.0 * np.sqrt(shape))
     lower = mean * np.maximum(centre - spread, 0.0) ** 3
     upper = mean * np.maximum(centre + spread, 0.0) ** 3
-    return Forecast(mean, -np.expm1(-rate), np.minimum(lower, mean), np.maximum(upper, mean), model)
+    # Counts are whole: a bound between 0 and 1 would leave out the most frequent count of all.
+    return Forecast(mean, -np.expm1(-rate), np.floor(np.minimum(lower, mean)), np.maximum(upper, mean), model)
 
 
 def draw_rate(mean: NDArray[np.float64], dispersion: float | NDArray[np.float64]) -> NDArray[np.float64]:

@@ -78,6 +78,7 @@ class Prefetcher(Fetchers):
 
     def _lend_fetched(self, touch: int, chunk: int, entry: Entry, start: float, *, reserved: bool) -> Lent:
         """Put a chunk that was fetched on demand among the others, or aside if there is no room."""
+        entry.uses = 1
         self._traffic.fetched(entry, ahead=False)
         self._traffic.origin_requests += 1
         if reserved and self._landing.place(entry):
@@ -97,6 +98,7 @@ class Prefetcher(Fetchers):
         hit = entry.uses > 0 or entry.forecast
         if not entry.uses:
             self._traffic.first_use(entry)
+        entry.uses += 1  # at once, as several steps' touches of a chunk may be lent together
         return Lent(entry, hit, waited_us, bypass=False)
 
     def give_back(
@@ -109,7 +111,6 @@ class Prefetcher(Fetchers):
                 self._landing.changed()
             for touch, chunk, one, stays in zip(touches, chunks, lent, keep, strict=True):
                 entry = one.entry
-                entry.uses += 1
                 if one.bypass:
                     self._settle(touch, chunk, entry, stays=stays)
                 elif not stays and entry.needed_until <= touch and self.region.entries.get(chunk) is entry:
