@@ -5,6 +5,7 @@ A balanced Feistel network over the smallest even number of bits that covers n, 
 Philox words of the seed.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from foreshard.seeding import row_keys
 
 _ROUNDS: Final = 8
+_TABLED: Final = 2  # times as large as what is asked for may the domain be
+_LEAST_TABLED: Final = 512
 _MIX: Final = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
@@ -34,6 +37,7 @@ class IndexPermutation:
         self.n = n
         self._half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
         self._mask = np.uint64((1 << int(self._half)) - 1)
+        self._domain = 1 << 2 * int(self._half)
         self._keys = row_keys(seed, np.arange(_ROUNDS, dtype=np.int64))
 
     def __call__(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -42,13 +46,20 @@ class IndexPermutation:
         Args:
             positions: shape (m,), values in 0..n-1.
         """
-        out = self._encrypt(np.asarray(positions, np.int64).astype(np.uint64))
+        wanted = np.asarray(positions, np.int64).astype(np.uint64)
+        step = self._tabled() if self._domain <= _TABLED * max(len(wanted), _LEAST_TABLED) else self._encrypt
+        out = step(wanted)
         outside = np.flatnonzero(out >= self.n)
         while len(outside):
-            walked = self._encrypt(out[outside])
+            walked = step(out[outside])
             out[outside] = walked
             outside = outside[walked >= self.n]
         return out.astype(np.int64)
+
+    def _tabled(self) -> Callable[[NDArray[np.uint64]], NDArray[np.uint64]]:
+        """Return `_encrypt` by a table of the whole domain: where most of it is asked for, walking costs little."""
+        table = self._encrypt(np.arange(self._domain, dtype=np.uint64))
+        return lambda x: table[x]
 
     def _encrypt(self, x: NDArray[np.uint64]) -> NDArray[np.uint64]:
         left, right = x >> self._half, x & self._mask

@@ -113,6 +113,7 @@ class BlockShuffleOrder:
         # The short block, if any, keeps the last place: every other window then starts at a multiple of its span.
         full = len(self._population) // self._block
         seed = derive_seed(purpose="order", order=self.name, root=self._seed, epoch=epoch)
+        moves = IndexPermutation(seed, full) if full else None
         parts: list[NDArray[np.int64]] = []
         for window in range(start // span, -(-stop // span)):
             low, high = window * span, min((window + 1) * span, len(self._population))
@@ -122,8 +123,8 @@ class BlockShuffleOrder:
             # Where each of the window's blocks is taken from; the short one stays.
             blocks = np.arange(low // self._block, -(-high // self._block), dtype=np.int64)
             moved = blocks < full
-            if moved.any():
-                blocks[moved] = IndexPermutation(seed, full)(blocks[moved])
+            if moves is not None:
+                blocks[moved] = moves(blocks[moved])
             parts.append(self._population.take(blocks[slot] * self._block + row))
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
