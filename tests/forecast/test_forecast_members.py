@@ -160,7 +160,7 @@ def test_the_ensemble_of_a_long_history_has_all_members():
     probability = (parts["gbm"].probability + parts["logistic"].probability) / 2
     assert parts["ensemble"].probability == pytest.approx(probability)
     logs = [np.log(parts[name].expected + 0.01) for name in ("ewma", "gbm")]
-    assert parts["ensemble"].expected == pytest.approx(np.exp(np.mean(logs, axis=0)) - 0.01)
+    assert parts["ensemble"].expected == pytest.approx(np.exp(np.average(logs, axis=0, weights=[1, 2])) - 0.01)
 
 
 def test_a_shared_forecaster_is_fitted_once_per_history():
