@@ -82,7 +82,7 @@ class Assembler:
         self._epoch, self._depth, self._timeout, self._transforms = epoch, depth, timeout, transforms
         self._ready: deque[Assembled] = deque()
         self._low = depth - 1  # batches ready at which more are made
-        self._row_bytes = float(_TOGETHER)  # of a batch, as far as is known
+        self._batch_bytes = 0.0  # of the last ones, about; 0 if there was none yet
         self._changed = Condition()
         self._failure: Exception | None = None
         self._stopped = False
@@ -177,8 +177,9 @@ class Assembler:
         index, steps = 0, len(self._window.touches.steps)
         while index < steps:
             with self._changed:
-                together = self._together(index)
-                self._low = self._depth - together
+                most = self._most()
+                together = self._together(index, max(most // 2, 1))
+                self._low = most - together
                 self._changed.wait_for(lambda: len(self._ready) <= self._low or self._stopped)
             batches = self._assemble(index, index + together) if not self._stopped else []
             with self._changed:
@@ -189,14 +190,21 @@ class Assembler:
             index += len(batches)
         return not self._stopped
 
-    def _together(self, index: int) -> int:
+    def _most(self) -> int:
+        """Return how many batches may wait: more than were asked for where they are small, and stay so."""
+        if self._transforms is not None or not self._batch_bytes:
+            return self._depth
+        return max(self._depth, int(2 * _TOGETHER / self._batch_bytes))
+
+    def _together(self, index: int, most: int) -> int:
         """Return how many of the next batches to assemble in one go: small ones, as far as their chunks are there.
 
         What a batch costs beside its rows is paid once for all of them then.
         """
         plan = self._window.touches
-        offsets = plan.batch_offsets[index : index + max(self._depth // 2, 1) + 1]
-        most = int(np.searchsorted(offsets - offsets[0], _TOGETHER / self._row_bytes, side="right")) - 1
+        if not self._batch_bytes:
+            return 1
+        most = min(most, int(_TOGETHER / self._batch_bytes), len(plan.batch_offsets) - 1 - index)
         if most <= 1:
             return 1
         first, ends = plan.step_offsets[index], plan.step_offsets[index + 1 : index + most + 1]
@@ -217,7 +225,7 @@ class Assembler:
             rows = job.finish()
         finally:
             job.abandon()
-        self._row_bytes = max(rows.get_total_buffer_size() / max(rows.num_rows, 1), 1.0)
+        self._batch_bytes = max(rows.get_total_buffer_size() / (stop - index), 1.0)
         spent = (time.perf_counter() - began - job.gather_s) / (stop - index), job.gather_s / (stop - index)
         return [self._batch(step, rows, index, job, spent) for step in range(index, stop)]
 

@@ -63,7 +63,8 @@ class LoaderOptions:
         columns: source columns to return, all by default; `sample_id` always comes with them.
         memory: bytes for chunks; by default `cache_fraction` of what this rank's node holds of the split.
         cache_fraction: see `memory`.
-        queue_batches: assembled batches that may wait for the training loop, beside the memory for chunks.
+        queue_batches: assembled batches that may wait for the training loop, beside the memory for chunks; as many as
+            take 2 MiB if those are more and nothing transforms them.
         max_concurrency: most fetches in flight at a time; the loader finds out how many pay.
         transform_threads: batches that a loader's `transform` is applied to at a time.
         timeout: seconds any wait may last.

@@ -156,6 +156,7 @@ class Planner:
         if burst > ahead:
             ahead = burst
             plan = self._residency(touches, region.capacity - ahead, self._resident, later)
+        self._memory.requests.bound(ahead, touches, self._memory.nbytes)
         ideal = self._residency(touches, region.budget, self.ideal, later)
         hits, moved = _per_step(ideal.hit, touches, self._memory.nbytes)
         window = Window(

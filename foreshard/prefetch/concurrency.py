@@ -32,11 +32,13 @@ class Concurrency:
 
     Attributes:
         limit: fetches that may be in flight.
+        bound: how many at a time there is room for; more would only get in each other's way.
     """
 
     def __init__(self, most: int, *, clock: Callable[[], float] = time.perf_counter) -> None:
         self.limit = min(START, most)
         self._most, self._clock = most, clock
+        self.bound = most
         self._doubling = True
         self._before = self._calm = self._hold = 0  # `before`: the limit before a trial, 0 outside one
         self._rate = 0.0
@@ -79,7 +81,7 @@ class Concurrency:
     def _judge(self) -> None:
         elapsed = max(self._clock() - self._since, 1e-9)
         rate, late = self._bytes / elapsed, self._late > _LATE * elapsed
-        before, limit = self._before, self.limit
+        before, limit, most = self._before, self.limit, min(self._most, self.bound)
         self._before = 0
         if self._failed > _FAULTY * self._landed:
             self._doubling, self._hold, limit = False, _HOLD, max(limit // 2, 1)
@@ -87,11 +89,12 @@ class Concurrency:
             self._doubling, self._hold, limit = False, _HOLD, before
         elif late and self._hold:
             self._hold -= 1
-        elif late and limit < self._most:
-            self._before, limit = limit, min(2 * limit if self._doubling else limit + 1, self._most)
+        elif late and limit < most:
+            self._before, limit = limit, min(2 * limit if self._doubling else limit + 1, most)
         self._calm = 0 if late else self._calm + 1
         if self._calm >= _CALM:
             self._calm, limit = 0, max(limit - 1, 1)
+        limit = min(limit, max(most, 1))
         self._rate = rate
         settling, self.limit = limit != self.limit, limit
         self.begin(settling=settling)

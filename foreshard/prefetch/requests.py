@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from foreshard.prefetch.concurrency import Concurrency
+from foreshard.prefetch.concurrency import START, Concurrency
 from foreshard.prefetch.schedule import Touches
 
 RUN_TOUCHES: Final = 64
@@ -27,13 +27,21 @@ class Requests:
 
     def room(self, touches: Touches, nbytes: NDArray[np.int64]) -> int:
         """Return the bytes that keep the fetches busy: those in flight twice over."""
+        return int(2 * self.control.limit * self._mean_bytes(touches, nbytes))
+
+    def bound(self, ahead: int, touches: Touches, nbytes: NDArray[np.int64]) -> None:
+        """Have no more requests in flight than so many bytes are enough for, but those that any store is asked for."""
+        request = self._mean_bytes(touches, nbytes)
+        self.control.bound = max(int(ahead / request), START) if request else START
+
+    def _mean_bytes(self, touches: Touches, nbytes: NDArray[np.int64]) -> float:
+        """Return the bytes of a request, about; 0 if there is none."""
         if not len(touches.chunks):
-            return 0
-        sizes = nbytes[touches.chunks]
-        request = float(sizes.mean())
+            return 0.0
+        request = float(nbytes[touches.chunks].mean())
         if self.following is not None:
             request = min(request * self._run_length(touches.chunks), max(self.run_bytes, request))
-        return int(2 * self.control.limit * request)
+        return request
 
     def _run_length(self, chunks: NDArray[np.int32]) -> float:
         """Return how many chunks, about, come in one request."""

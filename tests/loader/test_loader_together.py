@@ -45,13 +45,14 @@ def read(dataset, order, epochs=3, **options):
 
 @pytest.mark.parametrize("order", [UniformOrder, BlockShuffleOrder])
 @pytest.mark.parametrize("memory", [8_000, 1_000_000])
-def test_batches_and_figures_are_those_of_batches_made_one_by_one(dataset, sizes, order, memory):
+def test_batches_and_figures_are_those_of_batches_made_one_by_one(dataset, sizes, order, memory, monkeypatch):
     order = order(dataset.train_ids, 5)
-    single, by_one = read(dataset, order, memory=memory, queue_batches=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(foreshard.loader.assembly, "_TOGETHER", 1)
+        single, by_one = read(dataset, order, memory=memory)
     assert set(sizes) == {1}
     sizes.clear()
-    several, together = read(dataset, order, memory=memory, queue_batches=16)
-    assert max(sizes) <= 8
+    several, together = read(dataset, order, memory=memory)
     assert (max(sizes) > 1) == (memory == 1_000_000)
     assert sum(sizes) == len(several) == len(single)
     for a, b in zip(single, several, strict=True):
@@ -65,12 +66,11 @@ def test_batches_and_figures_are_those_of_batches_made_one_by_one(dataset, sizes
         assert together.hits == by_one.hits == by_one.touches
 
 
-def test_no_more_batches_wait_than_were_asked_for(dataset, sizes):
-    loader = Loader(
-        dataset.repository,
-        UniformOrder(dataset.train_ids, 5),
-        LoaderOptions(BATCH, memory=1_000_000, queue_batches=6),
-    )
+@pytest.mark.parametrize(("small", "transform"), [(100, None), (1 << 20, lambda batch: batch)])
+def test_no_more_large_or_transformed_batches_wait_than_were_asked_for(dataset, sizes, monkeypatch, small, transform):
+    monkeypatch.setattr(foreshard.loader.assembly, "_TOGETHER", small)
+    options = LoaderOptions(BATCH, memory=1_000_000, queue_batches=6)
+    loader = Loader(dataset.repository, UniformOrder(dataset.train_ids, 5), options, transform=transform)
     ready = []
     batches = iter(loader)
     next(batches)
@@ -81,7 +81,23 @@ def test_no_more_batches_wait_than_were_asked_for(dataset, sizes):
         next(batches)
     loader.close()
     assert max(ready) <= 6
-    assert max(sizes) == 3
+    assert max(sizes) == (3 if transform else 1)
+
+
+def test_more_small_batches_wait_than_were_asked_for_but_in_few_bytes(dataset, sizes, monkeypatch):
+    monkeypatch.setattr(foreshard.loader.assembly, "_TOGETHER", 10_000)
+    loader = Loader(
+        dataset.repository,
+        UniformOrder(dataset.train_ids, 5),
+        LoaderOptions(BATCH, memory=1_000_000, queue_batches=2),
+    )
+    batches = iter(loader)
+    first = next(batches).rows.nbytes
+    assembler = loader._loop.assembler
+    wait_until(lambda: len(assembler._ready) > 4)
+    assert sum(made.batch.rows.nbytes for made in assembler._ready) < 2 * 10_000 + first
+    assert max(sizes) > 2
+    loader.close()
 
 
 def test_large_batches_are_made_one_by_one(dataset, sizes, monkeypatch):

@@ -45,6 +45,14 @@ def test_where_latency_is_all_it_grows_to_its_bound():
     assert store.run(600) == 32
 
 
+def test_it_grows_no_further_than_there_is_room_for_and_shrinks_where_there_is_less():
+    store = Store(32, latency_bound)
+    store.control.bound = 7
+    assert store.run(600) == 7
+    store.control.bound = 5
+    assert store.run(100) == 5
+
+
 @pytest.mark.parametrize("best", [1, 3, 9])
 def test_more_fetches_than_bring_more_bytes_are_given_up_again(best):
     store = Store(64, bandwidth_bound(best))
