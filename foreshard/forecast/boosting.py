@@ -1,9 +1,11 @@
 """LightGBM behind one function, whether it can be had, and why it never shares a process with torch.
 
 Both bring an OpenMP runtime. With two copies in a process, torch was seen to stall for good (research/forecast.md §2b).
+As torch may be imported at any later time, LightGBM always has a process of its own.
 """
 
 import functools
+import importlib.util
 import subprocess
 import sys
 from typing import Any, Final
@@ -17,6 +19,13 @@ SEED: Final = 1
 _LEAF_ROWS: Final = 200
 _LEAST_LEAF_ROWS: Final = 5
 _PROBE_SECONDS: Final = 120
+_PROBE: Final = """
+from foreshard.forecast.boosting import load
+try:
+    load()
+except OSError as error:
+    print(error)
+"""
 # One thread: sums of gradients depend on how rows are dealt to threads, and forecasts must not.
 _PARAMETERS: Final[dict[str, Any]] = {
     "learning_rate": 0.1,
@@ -45,8 +54,7 @@ def boost(objective: str, columns: NDArray[np.float32], start: NDArray[np.float6
     """
     if not target.any():
         return None
-    import lightgbm
-
+    lightgbm = load()
     parameters = _PARAMETERS | {
         "objective": objective,
         "min_data_in_leaf": max(_LEAST_LEAF_ROWS, min(_LEAF_ROWS, len(target) // 100)),
@@ -55,34 +63,34 @@ def boost(objective: str, columns: NDArray[np.float32], start: NDArray[np.float6
     return lightgbm.train(parameters, table, num_boost_round=TREES)
 
 
-def must_go_out() -> bool:
-    """Whether this process has torch, so that LightGBM must run in another one."""
-    return "torch" in sys.modules
+def load() -> Any:  # noqa: ANN401 -- lightgbm has no types
+    """Return LightGBM, for a process that does nothing else: without pandas and scikit-learn it loads in a third.
+
+    Raises:
+        OSError: its library cannot be loaded.
+    """
+    modules: dict[str, Any] = sys.modules
+    for name in ("pandas", "sklearn", "matplotlib"):
+        modules.setdefault(name, None)
+    import lightgbm
+
+    return lightgbm
 
 
 def lightgbm_trouble() -> str | None:
     """Return why LightGBM cannot be used on this machine, with the fix; None if it can."""
-    if must_go_out():
-        return _trouble_in_child()
-    try:
-        import lightgbm
-
-        assert lightgbm.Booster  # the import has loaded its library
-    except ImportError as error:
-        return f"LightGBM is not installed ({error}): pip install 'foreshard[plan]'"
-    except OSError as error:
-        return f"LightGBM's library cannot be loaded ({error}): apt-get install libgomp1"
-    return None
+    if importlib.util.find_spec("lightgbm") is None:
+        return "LightGBM is not installed: pip install 'foreshard[plan]'"
+    return _trouble_in_child()
 
 
 @functools.cache
 def _trouble_in_child() -> str | None:
-    code = "from foreshard.forecast.boosting import lightgbm_trouble; print(lightgbm_trouble() or '')"
     from foreshard.forecast.child import environment
 
     try:
         done = subprocess.run(  # noqa: S603 -- our own interpreter and code
-            [sys.executable, "-c", code],
+            [sys.executable, "-c", _PROBE],
             capture_output=True,
             text=True,
             check=False,
@@ -93,4 +101,5 @@ def _trouble_in_child() -> str | None:
         return f"a process that loads LightGBM was not ready within {_PROBE_SECONDS} s: check the machine's load"
     if done.returncode:
         return f"a process that loads LightGBM ended with {done.returncode}: {done.stderr.strip()[-300:]}"
-    return done.stdout.strip() or None
+    said = done.stdout.strip()
+    return f"LightGBM's library cannot be loaded ({said}): apt-get install libgomp1" if said else None

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from foreshard.access.history import History
 from foreshard.errors import ConfigError
 from foreshard.forecast.base import Forecast, count_forecast, require_windows
-from foreshard.forecast.boosting import boost, lightgbm_trouble, must_go_out
+from foreshard.forecast.boosting import boost, lightgbm_trouble
 from foreshard.forecast.child import in_child, packed
 from foreshard.forecast.ewma import EwmaForecaster, Smoothing
 from foreshard.forecast.features import LEVEL, features
@@ -30,8 +30,8 @@ class GbmForecaster:
     """Poisson regression for expected counts and a classifier for the probability of an access, by boosted trees.
 
     The windows of the next epoch are forecast directly, each from features of its phase; those after it repeat the
-    epoch. Histories shorter than two epochs don't tell phases apart. In a process that has torch, the work is done in
-    a child process, with the same result.
+    epoch. Histories shorter than two epochs don't tell phases apart. The work is done in a child process, as torch and
+    LightGBM do not get on in one.
     """
 
     name = "gbm"
@@ -51,13 +51,9 @@ class GbmForecaster:
         trouble = self.unavailable()
         if trouble:
             raise ConfigError(f"forecaster {self.name!r} is not available: {trouble}")
-        smoothing = EwmaForecaster().fit(history).smoothing
-        self._dispersion = smoothing.dispersion
-        if must_go_out():
-            found = in_child("foreshard.forecast.gbm_worker", packed(history), _SECONDS)
-            self._expected, self._probability = found["expected"], found["probability"]
-        else:
-            self._expected, self._probability = next_epoch(history, smoothing)
+        self._dispersion = EwmaForecaster().fit(history).smoothing.dispersion
+        found = in_child("foreshard.forecast.gbm_worker", packed(history), _SECONDS)
+        self._expected, self._probability = found["expected"], found["probability"]
         return self
 
     def predict(self, horizon: int) -> Forecast:

@@ -1,4 +1,4 @@
-"""The process that trains `gbm` where the caller's has torch: `python -m foreshard.forecast.gbm_worker IN OUT`."""
+"""The process that trains `gbm`: `python -m foreshard.forecast.gbm_worker IN OUT`."""
 
 import sys
 from typing import Any
