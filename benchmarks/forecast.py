@@ -1,9 +1,9 @@
 """Forecasts of real logs against last values, moving averages, caches that know no future, and one that knows it all.
 
 Run `.venv/bin/python -m benchmarks.forecast`. Every window that counts is forecast from those before it; models are
-chosen and probabilities calibrated from those before, too. Objects never requested before a window are candidates of no ranking
-and no probability, as in research/forecast.md §2b: nobody can tell them apart. Caches are warm, and what a forecast
-pins is there when the window begins. MIN fetches on demand only, so that it may be exceeded.
+chosen and probabilities calibrated from those before, too. Objects never requested before a window are candidates of no
+ranking and no probability, as in research/forecast.md §2b: nobody can tell them apart. Caches are warm, and what a
+forecast pins is there when the window begins. MIN fetches on demand only, so that it may be exceeded.
 """
 
 import statistics
