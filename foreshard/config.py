@@ -153,7 +153,7 @@ class LoaderConfig(_Model):
     Attributes:
         global_batch: samples per step over all ranks.
         cache_fraction: memory for prefetched chunks as a share of the node's part of the dataset.
-        queue_batches: assembled batches that may wait for the training loop.
+        queue_batches: assembled batches that may wait for the training loop, or as many as take 2 MiB.
         concurrency: most fetches in flight at a time.
         timeout: seconds any wait may last before it fails, saying what it waited for.
         phases: parts an epoch is divided into for forecasts and prefetch deadlines.

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from obstore.exceptions import BaseError
 
-from foreshard.local import is_plain
+from foreshard.local import open_plain
 from foreshard.retries import Timeouts
 
 _log: Final = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ _HEADER_BYTES: Final = 8192  # of an answer's body may have come with its header
 
 
 class DirectReads(Protocol):
-    """Reads ranges into memory. May be called by several threads, and by a process that was forked."""
+    """Reads ranges into memory. May be called by several threads."""
 
     def read(self, key: str, start: int, targets: Sequence[memoryview]) -> bool:
         """Read an object's bytes from `start` on into targets, one after the other.
@@ -62,16 +62,8 @@ class FileReads:
 
     def read(self, key: str, start: int, targets: Sequence[memoryview]) -> bool:
         """See `DirectReads`."""
-        if not is_plain(key):
-            return False
-        try:
-            handle = os.open(f"{self._root}/{key}", os.O_RDONLY)
-        except OSError:
-            return False
-        try:
-            return os.preadv(handle, targets, start) == sum(map(len, targets))
-        finally:
-            os.close(handle)
+        with open_plain(self._root, key) as handle:
+            return handle is not None and os.preadv(handle, targets, start) == sum(map(len, targets))
 
     def close(self) -> None:
         """See `DirectReads`."""
@@ -90,7 +82,6 @@ class HttpReads:
         self._lock = Lock()
         self._urls: dict[str, tuple[str, float]] = {}
         self._idle: list[HTTPConnection] = []
-        self._owner = os.getpid()
         self._failures, self._paused_until = 0, 0.0
 
     def read(self, key: str, start: int, targets: Sequence[memoryview]) -> bool:
@@ -125,7 +116,7 @@ class HttpReads:
         total = sum(map(len, targets))
         path, headers = f"{url.path}?{url.query}", {"Range": f"bytes={start}-{start + total - 1}"}
         connection = self._take(url.netloc)
-        done = False
+        kept = False
         try:
             try:
                 answer = _ask(connection, path, headers)
@@ -136,11 +127,14 @@ class HttpReads:
                 answer = _ask(connection, path, headers)
             if answer.status != HTTPStatus.PARTIAL_CONTENT or answer.length != total:
                 return f"status {answer.status}, {answer.length} bytes instead of {total}"
-            done = self._receive(connection.sock, answer, targets) and not answer.will_close
+            if answer.will_close:  # the connection is the answer's by now
+                with answer:
+                    return None if _read_all(answer, targets) else "the answer was cut short"
+            kept = self._receive(connection.sock, answer, targets)
             answer.close()
-            return None if done else "the answer was cut short"
+            return None if kept else "the answer was cut short"
         finally:
-            self._give(connection) if done else connection.close()
+            self._give(connection) if kept else connection.close()
 
     def _receive(self, sock: socket.socket, answer: HTTPResponse, targets: Sequence[memoryview]) -> bool:
         """Fill the targets with an answer's body: what has come with its header, and then from the socket itself."""
@@ -170,8 +164,6 @@ class HttpReads:
 
     def _take(self, host: str) -> HTTPConnection:
         with self._lock:
-            if self._owner != os.getpid():  # forked: these are the parent's
-                self._owner, self._idle = os.getpid(), []
             for at, connection in enumerate(self._idle):
                 if host in {connection.host, f"{connection.host}:{connection.port}"}:
                     return self._idle.pop(at)
@@ -194,3 +186,15 @@ class HttpReads:
 def _ask(connection: HTTPConnection, path: str, headers: dict[str, str]) -> HTTPResponse:
     connection.request("GET", path, headers=headers)
     return connection.getresponse()
+
+
+def _read_all(answer: HTTPResponse, targets: Sequence[memoryview]) -> bool:
+    """Fill the targets with an answer's body, in pieces as they come."""
+    for target in targets:
+        at = 0
+        while at < len(target):
+            got = answer.readinto(target[at:])
+            if not got:
+                return False
+            at += got
+    return True

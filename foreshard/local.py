@@ -5,7 +5,7 @@ import os
 import re
 import secrets
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, unquote
@@ -87,21 +87,27 @@ def local_file(root: Path, key: str) -> Path | None:
     return path if is_plain(key) and path.is_file() else None
 
 
+@contextmanager
+def open_plain(root: Path, key: str) -> Generator[int | None]:
+    """Open an object's file to read; None for what is unusual: no such file, or a name that obstore escapes."""
+    handle = None
+    if is_plain(key):
+        with suppress(OSError):
+            handle = os.open(f"{root}/{key}", os.O_RDONLY)
+    try:
+        yield handle
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
 def read_range(root: Path, key: str, start: int, end: int) -> bytes | None:
     """Read a range of a file by one system call: some 10 µs against 70 µs through obstore's runtime.
 
-    Whatever is unusual (no such file, a short one, a name that obstore escapes) is None, and left to obstore.
+    Whatever is unusual, as in `open_plain` or a file that is too short, is None, and left to obstore.
     """
-    if not is_plain(key):
-        return None
-    try:
-        handle = os.open(f"{root}/{key}", os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        raw = os.pread(handle, end - start, start)
-    finally:
-        os.close(handle)
+    with open_plain(root, key) as handle:
+        raw = b"" if handle is None else os.pread(handle, end - start, start)
     return raw if len(raw) == end - start else None
 
 

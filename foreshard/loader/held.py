@@ -146,8 +146,9 @@ class HeldLayout:
         self._reads = store.direct() if self.disk is None else None
         # Outermost, so that what is read in a chunk's place is never kept on disk as that chunk.
         self.corruption = CorruptionGuard(options.on_corrupt, manifest, self.gatherer, fetch)
-        direct = None if self._reads is None else chunk_reader(self._reads, manifest, self.gatherer)
-        direct = None if direct is None else self.corruption.guard(direct)
+        direct = None
+        if self._reads is not None:
+            direct = self.corruption.guard(chunk_reader(self._reads, manifest, self.gatherer))
         self.prefetcher = Prefetcher(
             self.corruption.fetch,
             manifest.nbytes,

@@ -98,31 +98,32 @@ class EpochSchedule:
         ids, step, position = self._samples(first, stop)
         numbers, manifest = self.own_steps(first, stop), self._manifest
         index = (step - numbers[0]) // self._options.place.workers if len(numbers) else step
-        touches = find_touches(numbers, index, ids, position, manifest.chunk_of, manifest.row_of)
-        self._check_split(touches.chunks, ids)
-        return touches
+        return find_touches(numbers, index, ids, position, manifest.chunk_of, manifest.row_of)
 
     def _samples(self, first: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Return the reader's sample ids of some steps, with their steps and places in the global batch."""
         options, manifest, order = self._options, self._manifest, self._order
         batch, length, place = self.global_batch, order.length(self._epoch), options.place
         low, high = min(first * batch, length), min(stop * batch, length)
-        key = ("ids", str(self.identity), low, high)
-        ids = self._cache.get(self._epoch, key, lambda: order.ids(self._epoch, low, high))
+        ids = self._cache.get(self._epoch, ("ids", str(self.identity), low, high), lambda: self._ids(low, high))
         places = np.arange(low, high, dtype=np.int64)
         if options.remainder == "pad" and stop * batch > length:
             missing = stop * batch - length
-            ids = np.concatenate([ids, np.resize(order.ids(self._epoch, 0, min(missing, length)), missing)])
+            ids = np.concatenate([ids, np.resize(self._ids(0, min(missing, length)), missing)])
             places = np.arange(low, stop * batch, dtype=np.int64)
-        _check_range(ids, manifest, order.name)
         step, position = places // batch, places % batch
         if place.world == place.workers == 1:
-            return ids, step, position
-        self._check_split(manifest.chunk_of[ids], ids)  # on every rank, whoever the sample is for
+            return ids.copy(), step, position  # batches show them to whoever may change them
         owners = manifest.nodes[manifest.chunk_of[ids]] if options.dealing == "owner" else None
         mine = deal(position, owners, batch, len(manifest.header.nodes), place)
         mine &= step % place.workers == place.worker
         return ids[mine], step[mine], position[mine]
+
+    def _ids(self, low: int, high: int) -> NDArray[np.int64]:
+        """Return ids of the order, checked: on every rank, whoever they are for."""
+        ids = self._order.ids(self._epoch, low, high)
+        _check_ids(ids, self._manifest, self._split, self._order.name)
+        return ids
 
     def window_stop(self, step: int, window: int) -> int:
         """Return where the window of a step ends: the same for every loop, however far into the epoch it begins.
@@ -178,24 +179,9 @@ class EpochSchedule:
 
         def find() -> NDArray[np.int32]:
             ids, _, _ = self._samples(first, stop)
-            chunks = first_touches(self._manifest.chunk_of[ids], len(self._manifest))
-            self._check_split(chunks, ids)
-            return chunks
+            return first_touches(self._manifest.chunk_of[ids], len(self._manifest))
 
         return self._cache.get(self._epoch, ("uses", str(self.identity), first, stop), find)
-
-    def _check_split(self, chunks: NDArray[np.int32], ids: NDArray[np.int64]) -> None:
-        """Refuse chunks of another split; `ids` are the samples they are touched for."""
-        manifest = self._manifest
-        if (manifest.splits[chunks] == self._split).all():
-            return
-        splits = manifest.splits[manifest.chunk_of[ids]]
-        foreign = splits != self._split
-        raise ConfigError(
-            f"order {self._order.name!r} gives sample id {ids[foreign][0]} of the split "
-            f"{SPLITS[int(splits[foreign][0])]!r}, but the loader reads {SPLITS[self._split]!r}; build the order from "
-            "that split's ids or give Loader(split=...)"
-        )
 
     @property
     def _epochs_in_sight(self) -> int:
@@ -204,10 +190,17 @@ class EpochSchedule:
         return _EPOCHS_AHEAD if self._order.fixed else 0
 
 
-def _check_range(ids: NDArray[np.int64], manifest: Manifest, order: str) -> None:
-    if len(ids) and (ids.min() < 0 or ids.max() >= manifest.header.rows):
-        unknown = ids[(ids < 0) | (ids >= manifest.header.rows)]
+def _check_ids(ids: NDArray[np.int64], manifest: Manifest, split: int, order: str) -> None:
+    unknown = ids[(ids < 0) | (ids >= manifest.header.rows)]
+    if len(unknown):
         raise ConfigError(
             f"order {order!r} gives sample id {unknown[0]}, but layout {manifest.ref} has the ids "
             f"0..{manifest.header.rows - 1}; build the order from this dataset's splits"
+        )
+    splits = manifest.splits[manifest.chunk_of[ids]]
+    foreign = splits != split
+    if foreign.any():
+        raise ConfigError(
+            f"order {order!r} gives sample id {ids[foreign][0]} of the split {SPLITS[int(splits[foreign][0])]!r}, but "
+            f"the loader reads {SPLITS[split]!r}; build the order from that split's ids or give Loader(split=...)"
         )

@@ -231,10 +231,8 @@ def _how(physical: pa.DataType, logical: pa.DataType) -> tuple[str, int]:
 
 def _validity(
     arena: Arena, places: NDArray[np.int64], touch: NDArray[np.int64], rows: NDArray[np.int64]
-) -> NDArray[np.bool_] | None:
-    """Return which rows hold a value, or None if all do."""
-    if (places < 0).all():
-        return None
+) -> NDArray[np.bool_]:
+    """Return which rows hold a value; a chunk without a validity buffer (a negative place) has no nulls."""
     base = places[touch]
     found = arena.memory[np.maximum(base, 0) + (rows >> 3)]
     return ((found >> (rows & 7).astype(np.uint8)) & 1).astype(np.bool_) | (base < 0)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from foreshard.simulate.belady import NEVER
 
-_SHORT: Final = 1 << 16
+_SHORT: Final = 1 << 16  # numbers below it have 16 bits
 
 
 @dataclass(frozen=True)

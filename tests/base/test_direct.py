@@ -1,7 +1,6 @@
 """Reads straight into memory: the same bytes as through obstore, or an honest no."""
 
 import http.server
-import os
 import threading
 
 import numpy as np
@@ -104,27 +103,6 @@ def test_threads_read_at_the_same_time_each_on_a_connection_of_its_own(seaweedfs
 
 
 @pytest.mark.s3
-def test_a_forked_process_leaves_its_parents_connections_alone(seaweedfs_location):
-    store = seaweedfs_location.open()
-    store.create("some/object.arrow", CONTENT)
-    reads = store.direct()
-    check(reads)
-    child = os.fork()
-    if not child:
-        fine = True
-        for start in range(50):
-            target = rooms(10_000)
-            fine &= reads.read("some/object.arrow", start, target) and target[0] == CONTENT[start : start + 10_000]
-        os._exit(0 if fine else 1)
-    for start in range(50):
-        target = rooms(10_000)
-        assert reads.read("some/object.arrow", start, target)
-        assert target[0] == CONTENT[start : start + 10_000]
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    reads.close()
-
-
-@pytest.mark.s3
 def test_whatever_a_link_does_a_read_brings_all_bytes_or_says_no(seaweedfs_location):
     store = seaweedfs_location.open()
     store.create("some/object.arrow", CONTENT)
@@ -147,16 +125,18 @@ def test_whatever_a_link_does_a_read_brings_all_bytes_or_says_no(seaweedfs_locat
 
 
 class Answer(http.server.BaseHTTPRequestHandler):
-    """Answers as the test says, on one connection or with a new one for each request."""
+    """Answers as the test says, on one connection or with a new one for each request, announced or not."""
 
     protocol_version = "HTTP/1.1"
-    status, body, stated, closing = 206, b"", None, False
+    status, body, stated, closing, announced = 206, b"", None, False, False
     asked = 0
 
     def do_GET(self):
         type(self).asked += 1
         self.send_response(self.status)
         self.send_header("Content-Length", str(len(self.body) if self.stated is None else self.stated))
+        if self.announced:
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(self.body)
         self.close_connection = self.closing or self.stated is not None
@@ -189,17 +169,19 @@ def test_a_whole_object_in_place_of_the_range_is_refused(answering):
     reads.close()
 
 
-def test_an_answer_that_is_cut_short_is_refused(answering):
+@pytest.mark.parametrize("announced", [False, True])
+def test_an_answer_that_is_cut_short_is_refused(answering, announced):
     handler, reads = answering
-    handler.body, handler.stated = CONTENT[:1000], 5000
+    handler.body, handler.stated, handler.announced = CONTENT[:1000], 5000, announced
     assert not reads.read("it", 0, rooms(5000))
     reads.close()
 
 
-def test_a_connection_that_the_server_closed_meanwhile_is_opened_again(answering):
+@pytest.mark.parametrize("announced", [False, True])
+def test_a_connection_that_the_server_closes_after_an_answer_is_opened_again(answering, announced):
     handler, reads = answering
-    handler.body, handler.closing = CONTENT[:1000], True
-    for _ in range(5):
+    handler.body, handler.closing, handler.announced = CONTENT[:1000], True, announced
+    for _ in range(2 * _MOST_FAILURES):
         target = rooms(400, 600)
         assert reads.read("it", 0, target)
         assert b"".join(target) == CONTENT[:1000]

@@ -141,3 +141,15 @@ def test_what_was_computed_of_past_epochs_is_forgotten(dataset):
     assert min(epoch for epoch, _ in schedules._found) == 5
     assert schedules._held == sum(map(len, schedules._found.values()))
     loader.close()
+
+
+def test_whoever_changes_a_batchs_ids_changes_nothing_else(dataset):
+    order = UniformOrder(dataset.train_ids, 5)
+    loader, _ = reading(dataset, order)
+    start = loader.state_dict()
+    for batch in loader:
+        batch.sample_ids[:] = -1
+        batch.positions[:] = -1
+    loader.load_state_dict(start)
+    assert (read(loader) == order.ids(1, 0, len(dataset.train_ids) // BATCH * BATCH)).all()
+    loader.close()
