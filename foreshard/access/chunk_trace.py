@@ -43,7 +43,8 @@ def events_trace(
     window = np.searchsorted(np.asarray(epochs), epoch) * phases + phase
     order = np.lexsort((rank, step, window))
     objects = np.searchsorted(chunks, chunk[order]).astype(np.int32)
-    return _trace(objects, window[order], chunks, nbytes, len(epochs) * phases, phases)
+    starts = np.searchsorted(window[order], np.arange(len(epochs) * phases + 1)).astype(np.int64)
+    return Trace(objects, chunks.astype(object), nbytes, starts, phases)
 
 
 def thin(trace: Trace, history: History, most: int, *, seed: int = 0) -> tuple[Trace, History]:
@@ -76,18 +77,6 @@ def thin(trace: Trace, history: History, most: int, *, seed: int = 0) -> tuple[T
         starts=starts.astype(np.int64),
     )
     return thinned, replace(history, counts=history.counts[:, kept])
-
-
-def _trace(
-    objects: NDArray[np.int32],
-    window: NDArray[np.int64],
-    chunks: NDArray[np.int32],
-    nbytes: NDArray[np.int64],
-    windows: int,
-    phases: int,
-) -> Trace:
-    starts = np.searchsorted(window, np.arange(windows + 1)).astype(np.int64)
-    return Trace(objects, chunks.astype(object), nbytes, starts, phases)
 
 
 def _check_phases(phase: NDArray[np.int64], phases: int) -> None:

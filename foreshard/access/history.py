@@ -111,15 +111,9 @@ def chunk_history(samples: pa.Table, chunk_of: NDArray[np.int32], chunks: int, p
     Raises:
         LogError: a sample outside 0..n-1, a phase outside 0..phases-1, or a chunk outside 0..C-1.
     """
-    ids = _column(samples, "sample_id")
-    _check_within(ids, len(chunk_of), "sample_id")
-    chunk = np.asarray(chunk_of, np.int64)[ids]
-    _check_within(chunk, chunks, "chunk")
-    epochs, window = _windows(samples, phases)
-    shape = len(epochs) * phases, chunks
-    drawn = np.asarray(_column(samples, "count"), np.float64)
-    counts = np.bincount(window * chunks + chunk, weights=drawn, minlength=shape[0] * shape[1])
-    return _history(np.asarray(counts, np.float64).reshape(shape), epochs, phases)
+    counter = DrawCounter(chunk_of, chunks, phases)
+    counter.add(samples)
+    return counter.history()
 
 
 def chunk_history_from_events(

@@ -91,9 +91,11 @@ def _check_digest(log: LogObject, raw: bytes) -> None:
 
 def _parse(raw: bytes) -> pa.Table:
     try:
-        return pq.ParquetFile(pa.BufferReader(raw)).read()
+        table = pq.ParquetFile(pa.BufferReader(raw)).read()
+        table.validate(full=True)  # texts in UTF-8, and codes of texts that exist
     except (pa.ArrowException, OSError) as error:
         raise LogError(f"is not readable as Parquet ({error}); {_BUG}") from error
+    return table
 
 
 def _check_schema(log: LogObject, table: pa.Table) -> None:

@@ -82,6 +82,7 @@ def test_lis_runs_expand_as_one_by_one_however_they_are_batched(tmp_path_factory
     text = "".join(f"{start} {count} 0 {number}\n" for number, (start, count) in enumerate(runs))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lis, "_BATCH", batch)
+        patch.setattr(lis, "_RECORDS", max(1, batch // 3))
         got = load(path, text)
     assert asked(got) == [page for start, count in runs for page in range(start, start + count)]
 
@@ -109,7 +110,8 @@ def test_a_malformed_lis_line_is_left_out(pages, line, reason):
     assert got.report.findings[0].examples[0].where == "line 2"
 
 
-def test_a_repeated_lis_record_is_left_out_but_not_one_that_only_looks_alike(pages):
+def test_a_repeated_lis_record_is_left_out_but_not_one_that_only_looks_alike(pages, monkeypatch):
+    monkeypatch.setattr(lis, "_RECORDS", 2)
     got = load(pages, "1 2 0 1\n5 1 0 2\n1 2 0 3\n1 2 0 1\n5 1 0 1\n7 1 0 4\n")
     assert asked(got) == [1, 2, 5, 1, 2, 5, 7]
     assert reasons(got.report) == {DUPLICATE: 1}

@@ -123,6 +123,14 @@ def test_a_file_without_a_name_is_called_by_its_hash(pfw):
     assert set(asked(load(pfw, text(lines)))) == {"hash 101", "hash 102", "hash 103"}
 
 
+def test_a_name_that_is_no_text_is_kept_escaped(pfw):
+    """JSON may hold one half of a character, as of a file whose name is not UTF-8."""
+    lines = [line.replace(b"/data/f2", rb"/data/\udcff") for line in dftracer_log(EPOCHS)]
+    got = load(pfw, text(lines))
+    assert windows(got.trace) == [[path.replace("f2", r"\udcff") for path in paths] for paths in PATHS]
+    assert got.report.findings == ()
+
+
 def test_failed_and_untraced_calls_are_no_reads(pfw):
     lines = [file_hash(1, "/a"), event(1, "read", "POSIX", NOW_US, fhash=1, ret=5)]
     lines += [event(2, "read", "POSIX", NOW_US + 1, fhash=1, ret=-1), event(3, "read", "POSIX", NOW_US + 2, ret=5)]

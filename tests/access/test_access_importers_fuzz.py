@@ -205,9 +205,7 @@ NAMES = ["a.csv", "a.lis", "a.oracleGeneral", "a.pfw", "a.parquet", "a.tar", "a.
 
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=60)
-@given(
-    content=st.one_of(st.binary(max_size=400), st.text(max_size=200).map(lambda text: text.encode("utf-8", "ignore")))
-)
+@given(content=st.one_of(st.binary(max_size=400), TEXTS))
 def test_arbitrary_bytes_are_read_or_refused_in_words(name, content):
     assert read_or_refused(name, content)
 

@@ -38,8 +38,14 @@ def csv_file(path, count):
     path.write_bytes(b"time,key\n" + b"".join(b"%d,%d\n" % (1_700_000_000 + i, k) for i, k in enumerate(keys.tolist())))
 
 
+def lis_file(path, count):
+    pages = np.random.default_rng(1).integers(0, 5000, count)
+    path.write_bytes(b"".join(b"%d 1 0 %d\n" % (page, i) for i, page in enumerate(pages.tolist())))
+
+
 @pytest.mark.parametrize(
-    ("kind", "write", "count"), [("oraclegeneral", oracle_file, 6_000_000), ("csv", csv_file, 2_500_000)]
+    ("kind", "write", "count"),
+    [("oraclegeneral", oracle_file, 6_000_000), ("csv", csv_file, 2_500_000), ("lis", lis_file, 3_500_000)],
 )
 def test_memory_grows_by_the_trace_alone(tmp_path, kind, write, count):
     write(tmp_path / "large", count)

@@ -5,6 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from full_disk import files_up_to
 from import_world import asked, reasons
 
 from foreshard.access.importers import import_trace
@@ -61,6 +62,30 @@ def test_binary_texts_that_are_no_utf8_are_left_out(file):
     got = load(file, {"path": pa.array([b"a", b"\xff", b"b"])}, object_column="path")
     assert asked(got) == ["a", "b"]
     assert reasons(got.report) == {"object not UTF-8": 1}
+
+
+def text_with_a_wrong_byte():
+    """Arrow looks at bytes that are called a text only when asked to."""
+    ends = pa.py_buffer(np.array([0, 1, 2, 3], np.int32))
+    return pa.Array.from_buffers(pa.string(), 3, [None, ends, pa.py_buffer(b"a\xffb")])
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+def test_texts_that_are_no_utf8_are_left_out_though_the_file_calls_them_texts(file, kind):
+    keys = text_with_a_wrong_byte()
+    keys = keys.dictionary_encode() if pa.types.is_dictionary(kind) else keys.cast(kind)
+    got = load(file, {"path": keys})
+    assert asked(got) == ["a", "b"]
+    assert reasons(got.report) == {"object not UTF-8": 1}
+    got = load(file, {"path": keys, "time": [1, -2, 3]})
+    assert reasons(got.report) == {"object not UTF-8": 1}
+    assert r"\xff" in got.report.findings[0].examples[0].value
+
+
+def test_texts_of_one_length_are_objects(file):
+    got = load(file, {"key": pa.array([b"ab", None, b"\xff\xff", b"cd"], pa.binary(2))})
+    assert asked(got) == ["ab", "cd"]
+    assert reasons(got.report) == {"object missing": 1, "object not UTF-8": 1}
 
 
 @pytest.mark.parametrize(
@@ -131,3 +156,9 @@ def test_a_damaged_row_group_is_reported_and_the_others_kept(file):
         DAMAGED: (1, "rows 1000..1999"),
         "object negative": (1, "row 2500"),
     }
+
+
+def test_a_full_disk_is_not_taken_for_a_damaged_log(file):
+    pq.write_table(pa.table({"key": list(range(9000)), "time": list(range(9000))}), file)
+    with files_up_to(1 << 14), pytest.raises(LogError, match="a temporary file cannot be written"):
+        import_trace(file)

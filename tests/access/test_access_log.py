@@ -18,7 +18,7 @@ from foreshard.access.schema import (
     step_ranges,
     steps_in,
 )
-from foreshard.errors import ConfigError, LogError, ObjectExistsError
+from foreshard.errors import ConfigError, LogError, ObjectExistsError, StorageError
 
 
 def table_of(store, log):
@@ -156,6 +156,27 @@ def test_a_close_retried_by_another_writer_meets_its_own_objects():
     for writer in (lost, retried):
         record(writer, 0, np.array([1, 2]))
     assert lost.close() == retried.close()
+
+
+def test_a_close_that_failed_halfway_is_done_by_closing_again(monkeypatch):
+    store = new_store()
+    writer, whole = open_writer(store), open_writer(new_store())
+    for one in (writer, whole):
+        record(one, 0, np.array([1, 2]))
+    create = store.create
+
+    def lost(key, raw):
+        if "samples" in key:
+            raise StorageError("the store went away")
+        create(key, raw)
+
+    monkeypatch.setattr(store, "create", lost)
+    with pytest.raises(StorageError, match="went away"):
+        writer.close()
+    monkeypatch.undo()
+    assert [meta.key.rpartition("/")[2] for meta in store.list("")] == ["events-r0000-first.parquet"]
+    assert writer.close() == whole.close()
+    assert len(list(store.list(""))) == 2
 
 
 def test_another_attempt_under_the_same_write_id_is_refused():

@@ -35,8 +35,18 @@ class Spool:
         self.length = 0
 
     def append(self, values: NDArray[Any]) -> None:
-        """Add values at the end."""
-        self._file.write(np.ascontiguousarray(values, self._dtype).data)
+        """Add values at the end.
+
+        Raises:
+            LogError: there is no room for them.
+        """
+        try:
+            self._file.write(np.ascontiguousarray(values, self._dtype).data)
+            self._file.flush()
+        except OSError as error:  # whoever reads a log takes other errors of the system for damage of the log
+            self._file.raw.close()  # else closing it would try to write again
+            what = f"a temporary file cannot be written ({error.strerror})"
+            raise LogError(f"{what}; free space for temporary files, or set TMPDIR to a folder that has it") from error
         self.length += len(values)
 
     def parts(self, size: int) -> Iterator[NDArray[Any]]:

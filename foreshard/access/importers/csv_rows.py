@@ -16,7 +16,8 @@ from foreshard.access.importers.options import Options
 from foreshard.access.importers.report import Quarantine
 from foreshard.errors import LogError
 
-DELIMITERS: Final = ",\t;| "
+DELIMITERS: Final = ",\t;|"
+"""Whichever of these is most in the first line; a blank if there is none, as names of columns may hold blanks."""
 
 _BOM: Final = b"\xef\xbb\xbf"
 
@@ -58,7 +59,9 @@ class _Table:
             text = first.rstrip(b"\r").decode("utf-8")
         except UnicodeDecodeError as error:
             raise LogError(f"log {file!r} is no text in UTF-8 ({error}); give a CSV file") from error
-        delimiter = max(DELIMITERS, key=text.count) if any(d in text for d in DELIMITERS) else ","
+        delimiter = max(DELIMITERS, key=text.count)
+        if delimiter not in text and " " in text:
+            delimiter = " "
         fields = split_line(text, delimiter)
         if fields is None:
             raise LogError(f"log {file!r} has a first line whose quotes do not match; correct it")

@@ -1,6 +1,7 @@
 """Splits blocks of delimited lines into columns: by Arrow where all is regular, line by line where it is not."""
 
 import csv
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO, Final, cast
@@ -14,6 +15,12 @@ from foreshard.access.importers.report import Quarantine
 from foreshard.access.importers.values import Column
 
 WRONG_FIELDS: Final = "wrong number of fields"
+
+_WORD: Final = re.compile(r"[^ \t\r]+")
+"""Other white space than these may be bytes of a letter."""
+
+_UNEVEN: Final = (b"\t", b"  ", b"\n ", b" \n")
+"""White space that is more than one blank between two fields."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,9 @@ class Delimited:
             block: whole lines.
         """
         plain = block.replace(b"\r\n", b"\n") if b"\r" in block else block
-        if b'"' not in plain and b"\r" not in plain and _regular(plain, ord(self.delimiter), self.width):
+        uneven = self.delimiter == " " and (plain.startswith(b" ") or any(white in plain for white in _UNEVEN))
+        even = not uneven and b'"' not in plain and b"\r" not in plain
+        if even and _regular(plain, ord(self.delimiter), self.width):
             return self._fast(line, plain)
         return self._slow(line, plain)
 
@@ -111,7 +120,7 @@ class Delimited:
 def split_line(line: str, delimiter: str) -> list[str] | None:
     """Return a line's fields, or None if its quotes do not match."""
     if delimiter == " ":
-        return line.split()
+        return _WORD.findall(line)
     try:
         return next(csv.reader([line], delimiter=delimiter, strict=True), [])
     except csv.Error:

@@ -69,7 +69,9 @@ def requests_of(events: Events, requests: str, collector: Collector, quarantine:
     process = np.array(events.process_of_thread, np.int64)[thread[rows]] if len(rows) else np.empty(0, np.int64)
     epochs = _epochs(events, process, begin[rows], quarantine)
     order = np.lexsort((begin[rows], epochs)) if epochs is not None else np.argsort(begin[rows], kind="stable")
-    names: Any = pa.array([events.names.get(known, f"hash {known}") for known in events.files], pa.string())
+    called = (events.names.get(known, f"hash {known}") for known in events.files)
+    # JSON may hold halves of characters, which no text may.
+    names: Any = pa.array([name.encode("utf-8", "backslashreplace") for name in called], pa.binary()).cast(pa.string())
     for start in range(0, len(order), _BATCH):
         part = order[start : start + _BATCH]
         collector.add(

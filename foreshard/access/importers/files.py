@@ -1,10 +1,11 @@
 """Opens log files, compressed or not, and cuts them into blocks of whole lines without ever holding an endless line."""
 
+import io
 import tarfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 import numpy as np
 
@@ -40,7 +41,7 @@ def open_log(path: Path, stack: ExitStack, quarantine: Quarantine) -> Readable:
     return unpack_log(raw, path.name, quarantine)
 
 
-def unpack_log(raw: IO[bytes], name: str, quarantine: Quarantine) -> Readable:
+def unpack_log(raw: io.BufferedReader, name: str, quarantine: Quarantine) -> Readable:
     """Return a stream's content, decompressed if it is gzip or zstd; damage is reported."""
     return unpack(raw, lambda at, what: quarantine.drop(CUT_SHORT, name, f"byte {at} of the content", what))
 

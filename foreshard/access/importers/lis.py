@@ -32,6 +32,7 @@ LATE: Final = "request number not above the one in front of it"
 NO_IDENTITY: Final = "request numbers do not tell records apart: repeated records cannot be recognised"
 
 _COLUMNS: Final = ("first page", "number of pages", "third field", "request number")
+_RECORDS: Final = 1 << 18
 _BATCH: Final = 1 << 22
 
 
@@ -97,15 +98,15 @@ class _Records:
 
     def distinct(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Yield (first pages, numbers of pages) of the records in order, without those that repeat another one."""
-        start, count = self._columns[0].read(), self._columns[1].read()
-        if self._late:  # numbers that only ascend repeat nothing
-            keep = self._first_ones(start, count)
-            start, count = start[keep], count[keep]
-        for at in range(0, len(start), _BATCH):
-            yield start[at : at + _BATCH], count[at : at + _BATCH]
+        keep = self._first_ones() if self._late else None  # numbers that only ascend repeat nothing
+        at = 0
+        for start, count in zip(*(column.parts(_RECORDS) for column in self._columns[:2]), strict=True):
+            mine = slice(None) if keep is None else keep[at : at + len(start)]
+            yield start[mine], count[mine]
+            at += len(start)
 
-    def _first_ones(self, start: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.bool_]:
-        number = self._columns[2].read()
+    def _first_ones(self) -> NDArray[np.bool_]:
+        start, count, number = (column.read() for column in self._columns[:3])
         order = np.lexsort((number, start, count))
         same = np.ones(len(order) - 1, bool)
         for column in (number, start, count):

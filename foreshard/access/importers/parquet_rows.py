@@ -11,7 +11,7 @@ from foreshard.access.importers.collect import Collector
 from foreshard.access.importers.columns import Role, RowChecker, Rows, choose_columns
 from foreshard.access.importers.options import Options
 from foreshard.access.importers.report import Quarantine
-from foreshard.access.importers.values import Column
+from foreshard.access.importers.values import Column, plain
 from foreshard.errors import LogError
 
 BATCH_ROWS: Final = 1 << 20
@@ -58,7 +58,10 @@ def _rows(columns: dict[Role, Column], first: int) -> Rows:
 
 
 def _scalar(column: Column, row: int) -> object:
-    one = column.slice(row, 1)
+    one = plain(column.slice(row, 1))
     if pa.types.is_timestamp(one.type):
         one = one.cast(pa.int64())  # Python has no nanoseconds, and may lack the time zone
+    if pa.types.is_string(one.type):
+        raw = one.cast(pa.binary())[0].as_py()  # it need not be UTF-8
+        return None if raw is None else raw.decode("utf-8", "backslashreplace")
     return one[0].as_py()

@@ -23,15 +23,13 @@ class Readable(Protocol):
         ...
 
 
-def unpack(raw: IO[bytes], damaged: Damaged) -> Readable:
+def unpack(raw: io.BufferedReader, damaged: Damaged) -> Readable:
     """Return a stream's content, decompressed if its first bytes are those of gzip or zstd.
 
     Args:
         raw: a buffered stream at its start; it need not be able to seek.
         damaged: is told, once, where compressed data are damaged; the content ends there.
     """
-    if not isinstance(raw, io.BufferedReader):
-        return raw
     start = raw.peek(4)[:4]
     if start.startswith(_GZIP):
         return _Gunzip(raw, damaged)

@@ -79,16 +79,16 @@ def texts(column: Column, what: str) -> Parsed:
         column = column.cast(pa.string())
     if not _is_text(column.type):
         raise LogError(f"a column of {column.type} cannot be {what}s; choose one of integers or texts")
+    column = column.cast(pa.binary())  # texts of a Parquet file need not be UTF-8: nobody has looked at them yet
     missing = _flags(pc.is_null(column)) | _flags(pc.equal(pc.binary_length(column), 0))
     wrong = np.zeros(len(column), bool)
-    column = pc.if_else(pc.is_valid(column), column, pa.scalar(b"" if _is_binary(column.type) else "", column.type))
-    if _is_binary(column.type):
-        try:
-            column = column.cast(pa.string())
-        except pa.ArrowInvalid:  # which of them cannot be told by Arrow
-            decoded = [_decode(value) for value in column.to_pylist()]
-            wrong = np.array([value is None for value in decoded], bool)
-            column = pa.array([value or "" for value in decoded], pa.string())
+    column = pc.if_else(pc.is_valid(column), column, b"")
+    try:
+        column = column.cast(pa.string())
+    except pa.ArrowInvalid:  # which of them cannot be told by Arrow
+        decoded = [_decode(value) for value in column.to_pylist()]
+        wrong = np.array([value is None for value in decoded], bool)
+        column = pa.array([value or "" for value in decoded], pa.string())
     return Parsed(column, ((f"{what} missing", missing), (f"{what} not UTF-8", wrong)))
 
 
@@ -149,9 +149,5 @@ def _flags(array: Column) -> NDArray[np.bool_]:
     return np.array(array.fill_null(fill_value=False).to_numpy(zero_copy_only=False), bool)
 
 
-def _is_binary(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_fixed_size_binary(kind)
-
-
 def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or _is_binary(kind)
+    return pa.types.is_string(kind) or pa.types.is_binary(kind) or pa.types.is_fixed_size_binary(kind)
