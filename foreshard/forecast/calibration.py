@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from foreshard.forecast.base import sigmoid
 from foreshard.forecast.metrics import CLIP, Probabilities, log_loss
 
 POOL: Final = 3
@@ -36,7 +37,7 @@ class Platt:
 
     def apply(self, probability: Probabilities) -> NDArray[np.float64]:
         """Return calibrated probabilities of the same shape."""
-        return _sigmoid(self.slope * _log_odds(probability) + self.intercept)
+        return sigmoid(self.slope * _log_odds(probability) + self.intercept)
 
 
 def fit_platt(probability: Probabilities, accessed: NDArray[np.bool_]) -> Platt | None:
@@ -61,7 +62,7 @@ def fit_platt(probability: Probabilities, accessed: NDArray[np.bool_]) -> Platt 
     weights = np.array([1.0, 0.0])
     loss = _cross_entropy(weights @ features, target)
     for _ in range(_ROUNDS):
-        p = _sigmoid(weights @ features)
+        p = sigmoid(weights @ features)
         slope = features @ (p - target) / len(x)
         curvature = (features * (p * (1 - p))) @ features.T / len(x) + 1e-9 * np.eye(2)
         step = np.linalg.solve(curvature, slope)
@@ -118,10 +119,6 @@ def _pooled(probabilities: Sequence[Probabilities], outcomes: Sequence[NDArray[n
 def _log_odds(probability: Probabilities) -> NDArray[np.float64]:
     clipped = np.clip(np.asarray(probability, np.float64), CLIP, 1 - CLIP)
     return np.log(clipped) - np.log1p(-clipped)
-
-
-def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return 0.5 * (1.0 + np.tanh(0.5 * x))
 
 
 def _cross_entropy(x: NDArray[np.float64], target: NDArray[np.float64]) -> float:
