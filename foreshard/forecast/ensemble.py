@@ -17,8 +17,8 @@ from foreshard.forecast.logistic import LogisticForecaster
 
 _WEIGHTS: Final = {GbmForecaster.name: 2.0}
 """Of counting members by name; 1 for the others. Boosted trees begin at the moving average and their correction is
-shrunk already, so that half of it is too little; but without the average they lose on logs that drift most (research/forecast.md
-§2b, P3, P12)."""
+shrunk already, so that half of it is too little; but without the average they lose on logs that drift most
+(research/forecast.md §2b, P3, P12)."""
 
 _LITTLE: Final = 0.01
 """Draws added before logarithms are averaged, so that a member that expects none does not overrule the others."""
