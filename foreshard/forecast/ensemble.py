@@ -70,7 +70,8 @@ class EnsembleForecaster:
         return Forecast(
             expected,
             np.mean([part.probability for part in odds], axis=0),
-            np.minimum(expected, np.average([part.lower for part in counts], axis=0, weights=weights)),
+            # Whole like theirs, see `count_forecast`.
+            np.floor(np.minimum(expected, np.average([part.lower for part in counts], axis=0, weights=weights))),
             np.maximum(expected, np.average([part.upper for part in counts], axis=0, weights=weights)),
             self.name,
             "; ".join(f"without {name}: {reason}" for name, reason in self.left_out.items()),
