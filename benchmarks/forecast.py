@@ -137,7 +137,7 @@ def _timings(options: Options) -> tuple[list[Figure], dict[str, Any]]:
         "default forecasters, one origin, s": one,
         f"default forecasters, {_ORIGINS} origins, s": many,
         "grouped Prophet alone, s": prophet,
-        f"peak memory, {_ORIGINS} origins, GB": peaks,
+        f"peak memory of the largest process, {_ORIGINS} origins, GB": peaks,
     }
     chunks = "2,000" if options.quick else "100,000"
     title = f"{chunks} chunks, 24 windows: {', '.join(DEFAULT_NAMES)}; median of {rounds} (lowest to highest)"

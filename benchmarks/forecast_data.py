@@ -1,11 +1,6 @@
 """Real logs that forecasts are tried on, cut into windows: traces of caches, and flights as if routes were chunks."""
 
-import hashlib
-import shutil
-import subprocess
 import sys
-import tarfile
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from benchmarks.harness import ROOT
+from benchmarks.npm import package_files
 from benchmarks.workloads import made
 from examples.flights.source import flights_csv
 from foreshard.access.history import History
@@ -28,8 +24,7 @@ DLIO: Final = "dlio-unet3d-dftracer.tar.gz"
 """The log of a training loader: DLIO's unet3d, five shuffled epochs of 160 files, as DFTracer wrote it."""
 
 _FLIGHTS: Final = "vega-datasets@3.2.1"
-_FLIGHTS_FILE: Final = "package/data/flights-3m.parquet"
-_FLIGHTS_SHA256: Final = "dbeb920c90f59b6ccaff823dcc3d08f25a97fa1ce128d93f40be4e931f5900b0"
+_FLIGHTS_SHA256: Final = {"data/flights-3m.parquet": "dbeb920c90f59b6ccaff823dcc3d08f25a97fa1ce128d93f40be4e931f5900b0"}
 
 _WINDOWS: Final = 24
 _WEEK: Final = 7
@@ -158,18 +153,5 @@ def tails() -> tuple[NDArray[Any], NDArray[np.datetime64]]:
 
 
 def _fetch_flights(partial: Path) -> None:
-    npm = shutil.which("npm")
-    if npm is None:
-        sys.exit(f"npm is not on PATH; it fetches the package {_FLIGHTS}, which carries the flights of 2001")
-    with tempfile.TemporaryDirectory() as folder:
-        command = [npm, "pack", _FLIGHTS, "--silent", "--pack-destination", folder]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - no shell
-        (archive,) = Path(folder).glob("*.tgz")
-        with tarfile.open(archive) as files:
-            member = files.extractfile(_FLIGHTS_FILE)
-            raw = member.read() if member is not None else b""
-    if hashlib.sha256(raw).hexdigest() != _FLIGHTS_SHA256:
-        sys.exit(
-            f"{_FLIGHTS_FILE} of {_FLIGHTS} is not the file that this benchmark was written for; look what changed"
-        )
+    (raw,) = package_files(_FLIGHTS, _FLIGHTS_SHA256)
     (partial / "flights-3m.parquet").write_bytes(raw)

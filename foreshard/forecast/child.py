@@ -33,7 +33,8 @@ def in_child(module: str, arrays: Arrays, seconds: float) -> dict[str, NDArray[A
     with tempfile.TemporaryDirectory(prefix="foreshard-") as folder:
         given, made = Path(folder, "in.npz"), Path(folder, "out.npz")
         np.savez(given, **arrays)  # pyright: ignore[reportArgumentType] -- the stub takes **kwds for allow_pickle
-        command = [sys.executable, "-m", module, str(given), str(made)]
+        # -P: a file of the working directory must not stand in for a library that is imported.
+        command = [sys.executable, "-P", "-m", module, str(given), str(made)]
         try:
             done = subprocess.run(  # noqa: S603 -- our own interpreter and module
                 command, capture_output=True, text=True, check=False, timeout=seconds, env=environment()

@@ -4,7 +4,7 @@ Which members: boosted trees correct what the moving average cannot see, the ave
 a regression beside the trees makes better probabilities than either (research/forecast.md §2b, `ens`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final, Self
 
 import numpy as np
@@ -15,9 +15,10 @@ from foreshard.forecast.ewma import EwmaForecaster
 from foreshard.forecast.gbm import GbmForecaster
 from foreshard.forecast.logistic import LogisticForecaster
 
-_TREES_WEIGHT: Final = 2.0
-"""Of the boosted trees beside the moving average. They begin at it and their correction is shrunk already, so that half
-of it is too little; but without the average they lose on logs that drift most (research/forecast.md §2b, P3, P12)."""
+_WEIGHTS: Final = {GbmForecaster.name: 2.0}
+"""Of counting members by name; 1 for the others. Boosted trees begin at the moving average and their correction is
+shrunk already, so that half of it is too little; but without the average they lose on logs that drift most
+(research/forecast.md §2b, P3, P12)."""
 
 _LITTLE: Final = 0.01
 """Draws added before logarithms are averaged, so that a member that expects none does not overrule the others."""
@@ -30,24 +31,19 @@ class EnsembleForecaster:
     learned ones the moving average is left.
 
     Args:
-        counting: members whose counts are averaged; the first must never abstain. By default the moving average and
-            boosted trees.
+        counting: members whose counts are averaged, boosted trees twice; the first must never abstain. By default the
+            moving average and boosted trees.
         judging: members whose probabilities are averaged, or those of the counting ones if all abstain. By default
             boosted trees and logistic regression.
-        weights: of the counting members; by default boosted trees count twice.
     """
 
     name = "ensemble"
     min_windows = 1
 
     def __init__(
-        self,
-        counting: Sequence[Forecaster] | None = None,
-        judging: Sequence[Forecaster] | None = None,
-        weights: Sequence[float] | None = None,
+        self, counting: Sequence[Forecaster] | None = None, judging: Sequence[Forecaster] | None = None
     ) -> None:
         gbm = GbmForecaster()
-        self._weights = weights
         self._counting = list(counting) if counting is not None else [EwmaForecaster(), gbm]
         self._judging = list(judging) if judging is not None else [gbm, LogisticForecaster()]
 
@@ -63,7 +59,8 @@ class EnsembleForecaster:
     def predict(self, horizon: int) -> Forecast:
         """Return the mean of the members that were fitted."""
         made = {key: member.predict(horizon) for key, member in self._fitted.items()}
-        counts, weights = self._counts(made)
+        counts = [made[id(member)] for member in self._counting if id(member) in made]
+        weights = [_WEIGHTS.get(part.model, 1.0) for part in counts]
         odds = [made[id(member)] for member in self._judging if id(member) in made] or counts
         logs = [np.log(part.expected + _LITTLE) for part in counts]
         # Exactly 0 where nobody expects any: the exponential of a logarithm is only nearly what it was.
@@ -73,14 +70,9 @@ class EnsembleForecaster:
         return Forecast(
             expected,
             np.mean([part.probability for part in odds], axis=0),
-            np.minimum(expected, np.average([part.lower for part in counts], axis=0, weights=weights)),
+            # Whole like theirs, see `count_forecast`.
+            np.floor(np.minimum(expected, np.average([part.lower for part in counts], axis=0, weights=weights))),
             np.maximum(expected, np.average([part.upper for part in counts], axis=0, weights=weights)),
             self.name,
             "; ".join(f"without {name}: {reason}" for name, reason in self.left_out.items()),
         )
-
-    def _counts(self, made: Mapping[int, Forecast]) -> tuple[list[Forecast], list[float]]:
-        """Return the counts of those that gave some, and their weights."""
-        given = self._weights or [_TREES_WEIGHT if member.name == "gbm" else 1.0 for member in self._counting]
-        taken = [at for at, member in enumerate(self._counting) if id(member) in made]
-        return [made[id(self._counting[at])] for at in taken], [given[at] for at in taken]

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from foreshard.access.history import History
 from foreshard.errors import ConfigError
-from foreshard.forecast.base import Forecast, count_forecast, require_windows
+from foreshard.forecast.base import Forecast, count_forecast, require_windows, sigmoid
 from foreshard.forecast.boosting import boost, lightgbm_trouble
 from foreshard.forecast.child import in_child, packed
-from foreshard.forecast.ewma import EwmaForecaster, Smoothing
+from foreshard.forecast.ewma import Smoothing
 from foreshard.forecast.features import LEVEL, features
 from foreshard.forecast.training import LEAST_WINDOWS, training_rows
 
@@ -51,9 +51,9 @@ class GbmForecaster:
         trouble = self.unavailable()
         if trouble:
             raise ConfigError(f"forecaster {self.name!r} is not available: {trouble}")
-        self._dispersion = EwmaForecaster().fit(history).smoothing.dispersion
         found = in_child("foreshard.forecast.gbm_worker", packed(history), _SECONDS)
         self._expected, self._probability = found["expected"], found["probability"]
+        self._dispersion = found["dispersion"]
         return self
 
     def predict(self, horizon: int) -> Forecast:
@@ -81,7 +81,7 @@ def next_epoch(history: History, smoothing: Smoothing) -> tuple[NDArray[np.float
             moved = np.clip(_raw(count_model, columns), -_LARGEST, _LARGEST)
             expected[step - 1, block] = level * np.exp(moved)
             odds = columns[:, LEVEL] + _raw(access_model, columns)
-            probability[step - 1, block] = 0.5 * (1.0 + np.tanh(0.5 * odds))
+            probability[step - 1, block] = sigmoid(odds)
     return expected, probability
 
 

@@ -11,10 +11,11 @@ from foreshard.forecast.gbm import next_epoch
 
 
 def work(arrays: dict[str, NDArray[Any]]) -> Arrays:
-    """Return the forecast of the next epoch for a packed history."""
+    """Return the forecast of the next epoch for a packed history, and the dispersion of its counts."""
     history = unpacked(arrays)
-    expected, probability = next_epoch(history, EwmaForecaster().fit(history).smoothing)
-    return {"expected": expected, "probability": probability}
+    smoothing = EwmaForecaster().fit(history).smoothing
+    expected, probability = next_epoch(history, smoothing)
+    return {"expected": expected, "probability": probability, "dispersion": smoothing.dispersion}
 
 
 if __name__ == "__main__":

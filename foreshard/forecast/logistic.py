@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreshard.access.history import History
-from foreshard.forecast.base import Forecast, require_windows
+from foreshard.forecast.base import Forecast, require_windows, sigmoid
 from foreshard.forecast.ewma import EwmaForecaster
 from foreshard.forecast.features import LEVEL, View, features
 from foreshard.forecast.training import LEAST_WINDOWS, training_rows
@@ -85,7 +85,7 @@ def fit_curve(columns: NDArray[np.float32], accessed: NDArray[np.bool_]) -> Curv
     weights = np.zeros(width + 1)
     loss = _loss(weights, scaled, start, accessed)
     for _ in range(_ROUNDS):
-        p = _sigmoid(start + _times(scaled, weights))
+        p = sigmoid(start + _times(scaled, weights))
         slope = np.einsum("nf,n->f", scaled, p - accessed) + _RIDGE * weights
         curvature = np.einsum("nf,ng->fg", scaled * (p * (1 - p))[:, None], scaled) + _RIDGE * np.eye(len(weights))
         move = np.linalg.solve(curvature, slope)
@@ -106,7 +106,7 @@ def _next_epoch(history: History, view: View, curve: Curve) -> NDArray[np.float6
         for first in range(0, len(read), _BLOCK):
             block = read[first : first + _BLOCK]
             columns, _ = features(history, history.windows, step, block, view)
-            probability[step - 1, block] = _sigmoid(curve.odds(columns))
+            probability[step - 1, block] = sigmoid(curve.odds(columns))
     return probability
 
 
@@ -131,7 +131,3 @@ def _loss(
 ) -> float:
     odds = start + _times(scaled, weights)
     return float((np.logaddexp(0.0, odds) - accessed * odds).sum() + 0.5 * _RIDGE * (weights**2).sum())
-
-
-def _sigmoid(odds: NDArray[np.float64]) -> NDArray[np.float64]:
-    return 0.5 * (1.0 + np.tanh(0.5 * odds))

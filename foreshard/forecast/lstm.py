@@ -1,7 +1,7 @@
 """A small recurrent network for all chunks, as an option: measured about as good as `gbm`, for more time.
 
 Hochreiter and Schmidhuber, "Long short-term memory" (Neural Computation 9, 1997). It runs in a process of its own,
-because torch and LightGBM must not share one.
+as seed and threads are set for all of torch there, and as torch must not share one with LightGBM (see `boosting`).
 """
 
 import importlib.util
@@ -11,7 +11,7 @@ import numpy as np
 
 from foreshard.access.history import History
 from foreshard.errors import ConfigError
-from foreshard.forecast.base import Forecast, count_forecast, require_windows
+from foreshard.forecast.base import Forecast, count_forecast, require_windows, sigmoid
 from foreshard.forecast.child import in_child, packed
 from foreshard.forecast.ewma import EwmaForecaster
 from foreshard.forecast.training import LEAST_WINDOWS
@@ -39,7 +39,7 @@ class LstmForecaster:
 
     def unavailable(self) -> str | None:
         """Return that torch is missing, with the fix; None if it is there."""
-        # Looked for, not imported: this process may have LightGBM.
+        # Looked for, not imported: that takes seconds, and only the child needs it.
         found = importlib.util.find_spec("torch")
         return None if found else "torch is not installed: pip install 'foreshard[torch]'"
 
@@ -65,5 +65,5 @@ class LstmForecaster:
         counts = count_forecast(level.expected * np.exp(self._growth), self._level.smoothing.dispersion, self.name)
         drawn = np.clip(level.probability, 1e-9, 1 - 1e-9)
         odds = np.log(drawn) - np.log1p(-drawn) + self._shift
-        probability = np.where(level.expected > 0, 0.5 * (1.0 + np.tanh(0.5 * odds)), 0.0)
+        probability = np.where(level.expected > 0, sigmoid(odds), 0.0)
         return Forecast(counts.expected, probability, counts.lower, counts.upper, self.name)

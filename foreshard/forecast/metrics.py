@@ -66,8 +66,9 @@ def ndcg_at(expected: Counts, actual: Counts, fraction: float) -> float:
     """
     chosen, best = top(expected, fraction), top(actual, fraction)
     discount = 1.0 / np.log2(np.arange(2, len(chosen) + 2))
-    ideal = float(discount @ actual[best])
-    return float(discount @ actual[chosen]) / ideal if ideal else 1.0
+    # Not `@`: how that adds up long rankings depends on the number of threads.
+    ideal = float((discount * actual[best]).sum())
+    return float((discount * actual[chosen]).sum()) / ideal if ideal else 1.0
 
 
 def precision_at(expected: Counts, actual: Counts, fraction: float) -> float:

@@ -1,7 +1,7 @@
 """From a history to the ranked list of chunks that the next layout and the prefetch manifests are made of."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -105,12 +105,12 @@ def forecast_phases(history: History, phases: int, result: ForecastResult) -> pa
 
 def _after(forecast: Forecast, skipped: int) -> Forecast:
     """The forecast without its first windows."""
-    return Forecast(
-        forecast.expected[skipped:],
-        forecast.probability[skipped:],
-        forecast.lower[skipped:],
-        forecast.upper[skipped:],
-        forecast.model,
+    return replace(
+        forecast,
+        expected=forecast.expected[skipped:],
+        probability=forecast.probability[skipped:],
+        lower=forecast.lower[skipped:],
+        upper=forecast.upper[skipped:],
     )
 
 

@@ -39,8 +39,7 @@ DEFAULT_NAMES: Final = ("last", "seasonal", "ewma", "tsb", "gbm", "ensemble")
 def default_names(history: History) -> tuple[str, ...]:
     """Return what is backtested unless told otherwise: `prophet` as well where epochs have phases.
 
-    Without a season it was never better than the moving average (research/forecast.md §2b), and it takes as long as all
-    others together to load.
+    Without a season it was never better than the moving average (research/forecast.md §2b), and it takes long to load.
     """
     return (*DEFAULT_NAMES, "prophet") if history.phases_per_epoch > 1 else DEFAULT_NAMES
 

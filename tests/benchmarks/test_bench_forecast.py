@@ -18,6 +18,7 @@ from foreshard.simulate.belady import plan_residency
 
 DATA = Path(__file__).parent.parent / "data"
 NAMES = ("last", "ewma")
+LOGS = ("scarab", "web12", "oltp", "flights", "nyc")
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +133,37 @@ def test_a_training_loaders_uniform_epochs_are_served_as_well_as_min_does():
 # -- figures -------------------------------------------------------------------------------------------
 
 
-def test_figures_compare_with_their_targets_over_all_logs(rolled, hits):
+def test_figures_of_a_log_are_its_means_and_the_worse_of_its_caches(rolled, hits):
+    less = replace(hits, gain=hits.gain - 0.1)
+    for found in ({0.05: hits, 0.1: less}, {0.05: less, 0.1: hits}):
+        row = figures_of(rolled, found)
+        assert row["hits_vs_best_reactive"] == pytest.approx(less.gain, abs=1e-5)
+        assert (row["hits_gain_5"], row["hits_gain_10"]) == tuple(round(each.gain, 5) for each in found.values())
+    mean = rolled.mean
+    assert row["ndcg_minus_ewma"] == pytest.approx(mean(SHIPPED, "ndcg") - mean("ewma", "ndcg"), abs=1e-5)
+    assert row["ndcg_gain_over_last"] == pytest.approx(mean(SHIPPED, "ndcg") - mean("last", "ndcg"), abs=1e-5)
+    assert row["ece"] == pytest.approx(mean(SHIPPED, "ece"), abs=1e-5)
+    for name, reference in (("last", "last_01"), ("platt_last", "last_platt")):
+        skill = 1 - mean(SHIPPED, "brier") / mean(reference, "brier")
+        assert row[f"brier_skill_vs_{name}"] == pytest.approx(skill, abs=1e-5)
+
+
+def test_every_figure_is_of_all_logs_as_its_name_says():
+    names = (
+        *("ndcg_minus_ewma", "ndcg_gain_over_last", "brier_skill_vs_last", "brier_skill_vs_platt_last"),
+        *("ece", "hits_vs_best_reactive"),
+    )
+    for seed in range(10):  # each log is the worst one at times
+        drawn = np.random.default_rng(seed).random((5, len(names)))
+        rows = {log: dict(zip(names, row, strict=True)) for log, row in zip(LOGS, drawn, strict=True)}
+        found = {figure.key: figure.value for figure in summary(rows)}
+        assert found.pop("flights_hits_gain") == rows["flights"]["hits_vs_best_reactive"]
+        for key, value in found.items():
+            how, _, name = key.partition("_")
+            assert value == pytest.approx(getattr(np, how)([row[name] for row in rows.values()]))
+
+
+def test_figures_compare_with_their_targets(rolled, hits):
     row = figures_of(rolled, {0.05: hits, 0.1: hits})
     assert row["hits_10"] == pytest.approx(hits.rates[SHIPPED], abs=1e-5)
     assert row["brier_skill_vs_last"] == pytest.approx(rolled.skill(SHIPPED, "last_01"), abs=1e-5)
@@ -152,3 +183,7 @@ def test_what_is_timed_is_the_default_forecasters_on_all_origins(tmp_path):
     assert found["seconds"] > 0
     assert found["chosen"] in DEFAULT_NAMES
     assert forecast_tasks.forecaster_seconds(str(tmp_path / "counts.npy"), "ewma") > 0
+    # Boosted trees abstain from seven windows, and the ensemble goes on without them.
+    np.save(tmp_path / "counts.npy", counts[:8])
+    with pytest.raises(AssertionError, match="not all took part"):
+        forecast_tasks.backtest_seconds(str(tmp_path / "counts.npy"), "1")

@@ -16,7 +16,7 @@ from foreshard.forecast.ewma import EwmaForecaster
 from foreshard.forecast.gbm import GbmForecaster
 
 DIGEST = """
-import hashlib, sys, types
+import hashlib, sys
 import numpy as np
 from forecast_world import history_of, popularity
 from foreshard.forecast import gbm, gbm_worker
@@ -133,22 +133,35 @@ print("sound")
 
 def test_forecasts_are_the_same_bits_for_every_number_of_threads():
     code = """
+from foreshard.forecast.calibration import fit_platt
+from foreshard.forecast.groups import group_chunks
+from foreshard.forecast.metrics import ndcg_at
+
 counts = np.random.default_rng(0).poisson(np.random.default_rng(1).gamma(0.3, 4.0, (12, 6000)))
 history = history_of(counts, 1)
 print(forecast(history), digest(LogisticForecaster().fit(history).predict(2).probability))
+
+level, chance = np.random.default_rng(2).gamma(0.5, 2.0, (2, 300_000))
+came = np.random.default_rng(3).poisson(level)
+print(fit_platt(-np.expm1(-chance * level), came > 0))
+print(ndcg_at(chance * level, came.astype(float), 0.1).hex())
+print(digest(group_chunks(history_of(np.stack([came, came[::-1], came]), 1), 3)))
 """
     one, two = (run(code, OMP_NUM_THREADS=n, OPENBLAS_NUM_THREADS=n) for n in ("1", "2"))
     assert one == two
 
 
-def test_lightgbm_is_never_loaded_where_torch_may_come_and_its_child_forecasts_the_same():
+def test_neither_lightgbm_nor_torch_is_ever_loaded_and_the_child_forecasts_the_same():
     code = """
+from foreshard.forecast.lstm import LstmForecaster
+
 history, _ = popularity(chunks=100)
 here_as_well, gbm.in_child = gbm.in_child, in_child
 there = forecast(history)
+LstmForecaster().fit(history)
 print({"lightgbm", "torch"} & set(sys.modules) == set())
 gbm.in_child = here_as_well
-print(there == forecast(history), "lightgbm" in sys.modules)
+print(there == forecast(history), {"lightgbm", "torch"} & set(sys.modules) == {"lightgbm"})
 """
     assert run(code) == ["True", "True", "True"]
 
@@ -158,6 +171,14 @@ def test_a_child_that_is_late_or_fails_says_so():
         child.in_child("foreshard.forecast.gbm_worker", {}, 0.01)
     with pytest.raises(ConfigError, match=r"gbm_worker ended with 1: KeyError: .counts"):
         child.in_child("foreshard.forecast.gbm_worker", {"nothing": np.zeros(1)}, 60)
+
+
+def test_a_file_of_the_working_directory_is_not_taken_for_a_library(tmp_path, monkeypatch):
+    for name in ("foreshard", "numpy", "lightgbm"):
+        tmp_path.joinpath(f"{name}.py").write_text("raise SystemExit(f'{__file__} was imported')\n")
+    monkeypatch.chdir(tmp_path)
+    boosting._trouble_in_child.cache_clear()
+    assert GbmForecaster().fit(popularity(chunks=5)[0]).predict(1).expected.shape == (1, 5)
 
 
 def test_a_history_survives_the_way_to_the_child():
@@ -172,9 +193,8 @@ def test_a_history_survives_the_way_to_the_child():
 
 @pytest.fixture
 def broken(monkeypatch, tmp_path):
-    """A LightGBM whose library does not find libgomp, here and in children."""
+    """A LightGBM whose library does not find libgomp in children."""
     tmp_path.joinpath("lightgbm.py").write_text("raise OSError('libgomp.so.1: cannot open shared object file')\n")
-    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     boosting._trouble_in_child.cache_clear()
     yield

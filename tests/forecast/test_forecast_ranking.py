@@ -115,6 +115,14 @@ def test_too_short_a_history_gives_a_moving_average_that_is_not_trusted(windows)
     assert column(result.table, "chunk")[0] == 9
 
 
+def test_what_the_chosen_model_does_without_is_told_with_the_forecast():
+    for windows in (6, 7):  # at the end of an epoch or not
+        history, _ = popularity(chunks=20, windows=windows, phases=2)
+        result = forecast_chunks(history, cache_fraction=0.1, names=["ensemble"])
+        assert result.note.startswith(f"without gbm: needs 8 windows, had {windows} at an origin; without logistic: ")
+    assert forecast_chunks(history, cache_fraction=0.1, names=["ewma"]).note == ""
+
+
 def test_an_empty_history_is_refused():
     with pytest.raises(LogError, match="nothing to forecast from"):
         forecast_chunks(history_of(np.empty((0, 5))), cache_fraction=0.1)
