@@ -1,5 +1,7 @@
 """What a study says of a log does not depend on how finely the log is cut."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from forecast_world import shuffled
@@ -9,6 +11,7 @@ from foreshard.access.trace import Trace, equal_starts
 from foreshard.errors import ConfigError
 from foreshard.forecast import study
 from foreshard.forecast.gate import warm_from
+from foreshard.forecast.report import policy_section
 from foreshard.forecast.study import study_log
 
 MODELS = ("last", "ewma")
@@ -87,3 +90,28 @@ def test_more_counts_than_fit_in_memory_are_refused(monkeypatch):
     monkeypatch.setattr(study, "_MOST_COUNTS", 50)
     with pytest.raises(ConfigError, match=r"20 windows of 5 objects.*at most 10 --windows"):
         study_log(imported(np.arange(40) % 5, 20), cache_fraction=0.5, names=MODELS)
+
+
+# -- what it advises -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "fraction", "words"),
+    [
+        ("keep", 1.0, "Keep what is in memory and evict nothing."),
+        ("s3-fifo", 0.0, "Let s3-fifo decide what stays, and pin nothing."),
+        ("pin", 1.0, "Give 100% of the cache to the objects ranked first, anew for every window."),
+        (
+            "hybrid-0.75",
+            0.75,
+            "Give 75% of the cache to the objects ranked first, anew for every window, and the rest to lru.",
+        ),
+    ],
+)
+def test_the_report_advises_the_policy_that_was_chosen_and_marks_it(name, fraction, words):
+    found = study_log(imported(independent(2_000, 50), 8), cache_fraction=0.2, names=MODELS)
+    chosen = replace(found, choice=replace(found.choice, name=name, pin_fraction=fraction))
+    section = policy_section(chosen)
+    assert section.sentences[0] == words
+    assert [row[0] for at, row in enumerate(section.grid.rows) if at in section.grid.marked] == [name]
+    assert section.grid.rows[-1][:2] == ["MIN", found.best_possible]
