@@ -63,7 +63,7 @@ def write_folder(
             for name, raw in files.items():
                 _write(new / name, raw)
             _sync(new)
-            _take_the_place(folder, new, old)
+            _take_the_place(folder, new, old, replace=replace)
             _sync(folder.parent)
     except OSError as error:
         raise StorageError(
@@ -71,8 +71,9 @@ def write_folder(
         ) from error
 
 
-def _take_the_place(folder: Path, new: Path, old: Path) -> None:
-    if folder.exists():
+def _take_the_place(folder: Path, new: Path, old: Path, *, replace: bool) -> None:
+    # Otherwise only no folder or an empty one may give way: that of a run which was quicker makes the renaming fail.
+    if replace and folder.exists():
         folder.rename(old)
     try:
         new.rename(folder)

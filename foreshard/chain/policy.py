@@ -1,6 +1,5 @@
 """What the memory of a layout should do: the regime of the log, and the policy that the do-no-harm gate chooses."""
 
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any, Final
 
@@ -14,9 +13,10 @@ from foreshard.access.history import History
 from foreshard.access.trace import Trace
 from foreshard.chain.context import Context, Inputs
 from foreshard.chain.result import Scalar
-from foreshard.forecast.gate import REPLAYED_WINDOWS, PolicyChoice, choose_policy
+from foreshard.forecast.gate import WARM_UP, PolicyChoice, choose_policy
+from foreshard.forecast.hindsight import known_before
+from foreshard.forecast.judging import scored_from, whole_epochs
 from foreshard.forecast.regime import Regime, detect_regime
-from foreshard.forecast.registry import make_forecasters
 from foreshard.keys import LayoutRef
 from foreshard.prefetch.manifest import PIN_ALL, Advice
 from foreshard.shards.manifest import Manifest
@@ -32,8 +32,6 @@ STAGE_FORECAST: Final = "access/forecast"
 
 _MOST_REQUESTS: Final = 1_000_000
 """Requests that are replayed at most: some ten seconds for all policies."""
-
-_ALWAYS_FITS: Final = "ewma"
 
 
 def policy_of_events(
@@ -66,7 +64,7 @@ def policy_of_events(
 
 def _replayed_epochs(phases: int) -> int:
     """Epochs that hold the windows that the gate replays; older events need not be looked at."""
-    return -(-REPLAYED_WINDOWS // phases)
+    return -(-(WARM_UP + whole_epochs(phases).scored) // phases)
 
 
 def advice_for(context: Context, inputs: Inputs, manifest: Manifest) -> tuple[Advice, str]:
@@ -102,22 +100,11 @@ def _choose(
     trace, history = thin(trace, history, _MOST_REQUESTS)
     if trace.windows < 2 or not len(trace.window(trace.windows - 1)):  # noqa: PLR2004 - one to learn from, one to try
         return None
-    expected = _next_epoch(history, model)
+    rules = whole_epochs(trace.phases_per_epoch)
+    # A prefetch manifest is made when an epoch begins, and what it pins stays for the whole of it.
+    expected = known_before(history, model, scored_from(trace.windows, rules), by_phase=False)
     share = context.config.loader.cache_fraction
-    return choose_policy(trace, expected, share, current=_current(context, inputs), regime=regime)
-
-
-def _next_epoch(history: History, model: str) -> Callable[[int], NDArray[np.float64]]:
-    """What a prefetch manifest would have been made of at each window: draws of the epoch from there on."""
-
-    def expected(window: int) -> NDArray[np.float64]:
-        past = history.until(window)
-        forecaster = make_forecasters([model])[model]
-        if past.windows < forecaster.min_windows:
-            forecaster = make_forecasters([_ALWAYS_FITS])[_ALWAYS_FITS]
-        return forecaster.fit(past).predict(history.phases_per_epoch).expected.sum(0)
-
-    return expected
+    return choose_policy(trace, expected, share, current=_current(context, inputs), regime=regime, rules=rules)
 
 
 def _current(context: Context, inputs: Inputs) -> str | None:

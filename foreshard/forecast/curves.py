@@ -108,7 +108,7 @@ def baseline_forecasts(history: History, horizon: int) -> dict[str, NDArray[np.f
         horizon: windows to be forecast.
     """
     past = history.until(history.windows - horizon)
-    made = make_forecasters([name for name in BASELINES if past.windows >= make_forecasters([name])[name].min_windows])
+    made = make_forecasters(BASELINES)
     return {name: forecaster.fit(past).predict(horizon).expected.sum(0) for name, forecaster in made.items()}
 
 

@@ -16,21 +16,18 @@ from numpy.typing import NDArray
 
 from foreshard.access.trace import Trace
 from foreshard.errors import ConfigError
-from foreshard.forecast.judging import DEFAULT_RULES, KEEP, Rules, capacity_of, judge, scored_from, worth
+from foreshard.forecast.judging import DEFAULT_RULES, Rules, capacity_of, judge, scored_from, worth
 from foreshard.forecast.regime import Regime, detect_regime
-from foreshard.simulate.shadow import NOTHING, Policy, Shadow, Tally
+from foreshard.simulate.shadow import KEEP, NOTHING, Policy, Shadow, Tally
 
 Expected = Callable[[int], NDArray[np.float64]]
 """What was expected of a window before it began: its number to float64 (C,), requests of every object."""
 
-_WARM_UP: Final = 5
+WARM_UP: Final = 5
 """Windows before those scored that fill the caches, at least."""
 
 _FILLED: Final = 2
 """How many times a cache's bytes are requested before it counts as full: policies take their time to settle."""
-
-REPLAYED_WINDOWS: Final = _WARM_UP + DEFAULT_RULES.scored
-"""Windows at the end of a trace that `choose_policy` replays by default, if they fill the cache."""
 
 EVIDENCE_SCHEMA: Final = pa.schema(
     [
@@ -138,7 +135,7 @@ def warm_from(trace: Trace, first: int, capacity: int) -> int:
     """
     seen = np.zeros(len(trace.nbytes), np.bool_)
     window = first
-    while window > 0 and (window > first - _WARM_UP or int(trace.nbytes[seen].sum()) < _FILLED * capacity):
+    while window > 0 and (window > first - WARM_UP or int(trace.nbytes[seen].sum()) < _FILLED * capacity):
         window -= 1
         seen[trace.window(window)] = True
     return window

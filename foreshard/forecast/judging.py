@@ -7,7 +7,7 @@ from typing import Final
 from foreshard.access.trace import Trace
 from foreshard.errors import ConfigError
 from foreshard.forecast.regime import Regime
-from foreshard.simulate.shadow import NOTHING, POLICIES, Policy, Tally
+from foreshard.simulate.shadow import KEEP, NOTHING, POLICIES, Policy, Tally
 
 LOAD_BUDGET: Final = 0.1
 """Bytes that may be fetched beyond what the best reactive cache fetches, as a share of the bytes requested."""
@@ -16,9 +16,6 @@ MARGIN: Final = 0.002
 """Hit rate by which a policy must be better to replace the one in use, unless it is better in every window."""
 
 SCORED_WINDOWS: Final = 3
-
-KEEP: Final = "keep"
-"""The policy that never evicts: all it holds is pinned, whatever came first."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,15 @@ class Rules:
 
 
 DEFAULT_RULES: Final = Rules()
+
+
+def whole_epochs(phases: int) -> Rules:
+    """Return rules by which whole epochs decide: in a part of one, hits depend on which part a cache happens to hold.
+
+    Args:
+        phases: windows of an epoch.
+    """
+    return Rules(scored=-(-SCORED_WINDOWS // phases) * phases)
 
 
 def capacity_of(trace: Trace, cache: float) -> int:

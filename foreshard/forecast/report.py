@@ -8,7 +8,7 @@ import numpy as np
 
 from foreshard.forecast.ranking import ForecastResult
 from foreshard.forecast.sections import Cell, Column, Grid, Section, printable
-from foreshard.simulate.shadow import POLICIES
+from foreshard.simulate.shadow import KEEP, POLICIES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -217,7 +217,7 @@ def policy_section(study: "Study") -> Section:
 
 
 def _advice(choice: "PolicyChoice") -> str:
-    if choice.name == "keep":
+    if choice.name == KEEP:
         return "Keep what is in memory and evict nothing."
     if not choice.pin_fraction:
         return f"Let {choice.name} decide what stays, and pin nothing."

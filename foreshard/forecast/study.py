@@ -5,26 +5,21 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from foreshard.access.history import History
 from foreshard.access.importers import Imported
 from foreshard.access.trace import Trace
 from foreshard.errors import ConfigError
 from foreshard.forecast.backtest import MIN_WINDOWS
-from foreshard.forecast.base import why_not
 from foreshard.forecast.gate import PolicyChoice, choose_policy
-from foreshard.forecast.judging import SCORED_WINDOWS, Rules, capacity_of, scored_from
+from foreshard.forecast.hindsight import known_before
+from foreshard.forecast.judging import capacity_of, scored_from, whole_epochs
 from foreshard.forecast.ranking import ForecastResult, forecast_chunks
 from foreshard.forecast.regime import Regime, detect_regime
-from foreshard.forecast.registry import make_forecasters
 from foreshard.simulate.belady import plan_residency
 
 MIN_REQUESTS: Final = 10
 """Fewer requests tell nothing."""
-
-_ALWAYS: Final = "ewma"
-"""Forecasts from any history."""
 
 _MOST_COUNTS: Final = 500_000_000
 """Counts of (window, object) that are held, at 16 bytes each for a moment."""
@@ -84,7 +79,7 @@ def study_log(
     told("testing forecasters on windows held out")
     result = forecast_chunks(history, cache_fraction=cache_fraction, names=names)
     told("trying cache policies")
-    rules = _whole_epochs(trace)
+    rules = whole_epochs(trace.phases_per_epoch)
     expected = known_before(history, result.chosen, scored_from(trace.windows, rules))
     choice = choose_policy(trace, expected, cache_fraction, regime=regime, rules=rules)
     return Study(imported, history, result, cache_fraction, choice, _best_possible(trace, choice, cache_fraction))
@@ -118,50 +113,11 @@ def _check(trace: Trace, cache_fraction: float) -> None:
         )
 
 
-def _whole_epochs(trace: Trace) -> Rules:
-    """Rules by which whole epochs decide: in a part of one, hits depend on which part a cache happens to hold."""
-    phases = trace.phases_per_epoch
-    return Rules(scored=-(-SCORED_WINDOWS // phases) * phases)
-
-
-def known_before(history: History, model: str, scored: int) -> Callable[[int], NDArray[np.float64]]:
-    """Return what tells how often every object was expected in a window, as it was known when its epoch began.
-
-    Windows that only fill the caches are forecast by the moving average, which costs next to nothing; so are those that
-    are too early for the model, as they would have been then.
-
-    Args:
-        history: all windows.
-        model: the forecaster's name.
-        scored: the first window that counts.
-
-    Returns:
-        Takes the number of a window, at least 1, and returns float64 (C,).
-    """
-    made: dict[tuple[int, str], NDArray[np.float64]] = {}
-
-    def expected(window: int) -> NDArray[np.float64]:
-        # Nothing is known before the first epoch: its windows are forecast one by one.
-        origin = window - int(history.phases[window]) or window
-        name = model if window >= scored else _ALWAYS
-        if (origin, name) not in made:
-            past = history.until(origin)
-            forecaster = make_forecasters([name])[name]
-            if why_not(forecaster, past):
-                forecaster = make_forecasters([_ALWAYS])[_ALWAYS]
-            horizon = history.phases_per_epoch - int(history.phases[origin])
-            made.clear()
-            made[origin, name] = forecaster.fit(past).predict(horizon).expected
-        return made[origin, name][window - origin]
-
-    return expected
-
-
 def _best_possible(trace: Trace, choice: PolicyChoice, cache_fraction: float) -> float:
     """Hit rate of MIN in the windows that the policies were scored on.
 
     Its cache begins with the best choice of all objects requested before: a bound for every cache that fetches nothing
-    ahead, whatever it kept until then.
+    ahead, whatever it kept until then, if objects are of equal size.
     """
     begin = int(trace.starts[int(choice.evidence.column("window").to_numpy().min())])
     before = frozenset(np.unique(trace.objects[:begin]).tolist())

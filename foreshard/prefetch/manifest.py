@@ -10,6 +10,7 @@ from foreshard.errors import ConfigError, CorruptDataError
 from foreshard.keys import DatasetKeys
 from foreshard.shards.manifest import Manifest
 from foreshard.shards.repository import LayoutRef
+from foreshard.simulate.shadow import KEEP
 from foreshard.splits import split_code
 from foreshard.storage import ObjectStore
 
@@ -27,9 +28,6 @@ PREFETCH_SCHEMA: Final = pa.schema(
     ]
 )
 """One row per train chunk of the node, most wanted first; `pinned` rows fit the node's budget for them together."""
-
-NEVER_EVICT: Final = "keep"
-"""The policy under which memory keeps what it holds, as nothing that a forecast prefers would be used more."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Advice:
     @property
     def forecast_decides(self) -> bool:
         """Whether memory should hold what is forecast, rather than what it holds anyway."""
-        return self.pin_fraction > 0 and self.policy != NEVER_EVICT
+        return self.pin_fraction > 0 and self.policy != KEEP
 
     def to_metadata(self) -> dict[bytes, bytes]:
         """Return the advice as schema metadata."""

@@ -14,11 +14,14 @@ from foreshard.simulate.pinned import Pinned
 from foreshard.simulate.s3fifo import S3Fifo
 from foreshard.simulate.sieve import Sieve
 
+KEEP: Final = "keep"
+"""The policy that never evicts: all it holds is pinned, whatever came first."""
+
 REACTIVE: Final[Mapping[str, Callable[[NDArray[np.int64], int], Cache]]] = {
     "lru": Lru,
     "s3-fifo": S3Fifo,
     "sieve": Sieve,
-    "keep": Keep,
+    KEEP: Keep,
 }
 """Caches that do not know the future, by name."""
 

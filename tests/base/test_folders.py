@@ -80,6 +80,21 @@ def test_a_failure_leaves_the_older_results(tmp_path, monkeypatch, failing):
     assert [each.name for each in tmp_path.iterdir()] == ["out"]
 
 
+def test_results_of_a_run_that_was_quicker_are_not_lost(tmp_path, monkeypatch):
+    folder = tmp_path / "out"
+    fsync = os.fsync
+
+    def overtaken(*_) -> None:
+        monkeypatch.setattr(os, "fsync", fsync)
+        write_folder(folder, {"a.json": b"theirs"}, KNOWN)
+
+    monkeypatch.setattr(os, "fsync", overtaken)
+    with pytest.raises(StorageError, match=r"out'.*not empty"):
+        write_folder(folder, {"a.json": b"ours"}, KNOWN)
+    assert contents(folder) == {"a.json": b"theirs"}
+    assert [each.name for each in tmp_path.iterdir()] == ["out"]
+
+
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError, match=r"file/out'.*choose a folder"):

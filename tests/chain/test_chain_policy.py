@@ -11,6 +11,7 @@ from foreshard.access.history import chunk_history
 from foreshard.chain.access import select_chunks
 from foreshard.chain.context import Context
 from foreshard.chain.policy import ADVICE, POLICY, advice_for, policy_document, policy_of_events
+from foreshard.forecast.ewma import EwmaForecaster
 from foreshard.forecast.gate import EVIDENCE_SCHEMA
 from foreshard.prefetch.manifest import PIN_ALL, Advice, advice_of, read_prefetch
 from foreshard.splits import split_code
@@ -90,16 +91,21 @@ def test_what_was_tried_on_the_layout_that_was_read_holds_for_the_same_chunks_or
     assert advised(chain, same=True, **none) == Advice("pin", 1.0, "uniform")
 
 
+def history_of_parent(chain):
+    """Draws of the training chunks of the layout that was read, and their numbers."""
+    context = chain._context
+    manifest = context.repository.open(context.inputs(SECOND).parent)
+    chunks = np.flatnonzero(manifest.splits == split_code("train")).astype(np.int32)
+    history = chunk_history(work_of(chain).table("samples", stage="x"), manifest.chunk_of, len(manifest), 2)
+    return select_chunks(history, chunks), chunks
+
+
 def choose(chain, events=None):
     """What the stage chooses, or would for other events."""
     context = chain._context
-    inputs, work = context.inputs(SECOND), context.work(SECOND)
-    manifest = context.repository.open(inputs.parent)
-    chunks = np.flatnonzero(manifest.splits == split_code("train")).astype(np.int32)
-    history = chunk_history(work.table("samples", stage="x"), manifest.chunk_of, len(manifest), 2)
-    history = select_chunks(history, chunks)
-    events = work.table("events", stage="x") if events is None else events
-    return policy_of_events(context, inputs, events, history, chunks, "ewma")
+    history, chunks = history_of_parent(chain)
+    events = work_of(chain).table("events", stage="x") if events is None else events
+    return policy_of_events(context, context.inputs(SECOND), events, history, chunks, "ewma")
 
 
 def test_without_events_of_the_layout_that_is_left_no_policy_is_chosen(chain):
@@ -132,3 +138,18 @@ def test_the_policy_in_use_is_the_one_the_layout_was_published_with(chain, monke
     chain.store.delete([chain.keys.work(FIRST, "advice.json")])
     choose(chain)
     assert asked == ["pin", "lru", None]
+
+
+def test_policies_are_tried_on_what_a_manifest_would_have_pinned_for_the_whole_epoch(chain, monkeypatch):
+    seen = []
+
+    def look(trace, expected, *_, rules, **__):
+        seen.append((trace.windows, rules.scored, expected))
+
+    monkeypatch.setattr("foreshard.chain.policy.choose_policy", look)
+    choose(chain)
+    ((windows, scored, expected),) = seen
+    assert (windows, scored) == (4, 4)  # two epochs of two phases, and no part of one decides
+    assert expected(2).tolist() == expected(3).tolist()
+    past = history_of_parent(chain)[0].until(2)
+    assert expected(3).tolist() == EwmaForecaster().fit(past).predict(2).expected.sum(0).tolist()

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -87,6 +88,20 @@ def test_the_hottest_objects_of_a_known_log_come_first_with_their_names(tmp_path
     for row, rate in zip(found["ranking"], 400 * share / share.sum(), strict=False):
         assert row["lower"] < rate < row["upper"]
         assert row["probability"] > 0.95
+
+
+@pytest.mark.parametrize("suffix", ["oracleGeneral", "lis"])
+def test_block_logs_are_forecast_too(tmp_path, suffix):
+    share = 1 / np.arange(1, 41)
+    pages = np.random.default_rng(0).choice(40, 4_000, p=share / share.sum()).tolist()
+    path = tmp_path / f"log.{suffix}"
+    if suffix == "lis":
+        path.write_text("".join(f"{page} 1 0 {number}\n" for number, page in enumerate(pages)), encoding="utf-8")
+    else:
+        path.write_bytes(b"".join(struct.pack("<IQIq", at, page, 512, -2) for at, page in enumerate(pages)))
+    found = told(path, "--cache-fraction", "0.2", "--top", "3")
+    assert (found["log"]["format"], found["log"]["requests"], found["log"]["windows"]) == (suffix.lower(), 4_000, 24)
+    assert [row["object"] for row in found["ranking"]] == ["0", "1", "2"]
 
 
 def test_phases_tell_by_when_an_object_is_due(tmp_path):

@@ -1,16 +1,18 @@
-"""What a study says of a log was known at the time, and does not depend on how finely the log is cut."""
+"""What a study says of a log does not depend on how finely the log is cut."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from forecast_world import history_of, popularity, shuffled
+from forecast_world import shuffled
 
 from foreshard.access.importers import Imported, Report
 from foreshard.access.trace import Trace, equal_starts
 from foreshard.errors import ConfigError
 from foreshard.forecast import study
 from foreshard.forecast.gate import warm_from
-from foreshard.forecast.registry import make_forecasters
-from foreshard.forecast.study import known_before, study_log
+from foreshard.forecast.report import policy_section
+from foreshard.forecast.study import study_log
 
 MODELS = ("last", "ewma")
 REACTIVE = ("lru", "s3-fifo", "sieve", "keep")
@@ -30,40 +32,6 @@ def independent(requests: int = 20_000, objects: int = 1_000, seed: int = 0):
     rng = np.random.default_rng(seed)
     share = 1 / np.arange(1, objects + 1)
     return rng.choice(objects, requests, p=share / share.sum())
-
-
-# -- what was known ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("phases", [1, 4])
-def test_what_was_expected_of_a_window_knows_nothing_of_its_epoch_and_later(phases):
-    history, _ = popularity(windows=16, phases=phases)
-    for window in range(12, 16):
-        origin = window - window % phases
-        told = known_before(history, "ewma", 12)(window)
-        changed = history.counts.copy()
-        changed[origin:] = 7
-        assert known_before(history_of(changed, phases), "ewma", 12)(window).tolist() == told.tolist()
-        changed[origin - 1] += 50
-        assert known_before(history_of(changed, phases), "ewma", 12)(window).tolist() != told.tolist()
-
-
-def test_every_phase_of_an_epoch_has_its_own_forecast_from_the_epochs_beginning():
-    history, _ = popularity(windows=16, phases=4)
-    expected = known_before(history, "seasonal", 12)
-    whole = make_forecasters(["seasonal"])["seasonal"].fit(history.until(12)).predict(4).expected
-    for window in (12, 13, 15, 14):
-        assert expected(window).tolist() == whole[window - 12].tolist()
-
-
-def test_windows_that_fill_the_cache_or_come_too_early_are_expected_by_the_moving_average():
-    history, _ = popularity(windows=16, phases=1)
-    last, average = (make_forecasters([name])[name] for name in MODELS)
-    expected = known_before(history, "last", 10)
-    assert expected(10).tolist() == last.fit(history.until(10)).predict(1).expected[0].tolist()
-    assert expected(9).tolist() == average.fit(history.until(9)).predict(1).expected[0].tolist()
-    too_early = known_before(history, "prophet", 1)
-    assert too_early(2).tolist() == average.fit(history.until(2)).predict(1).expected[0].tolist()
 
 
 # -- what caches are filled by ----------------------------------------------------------------------------
@@ -122,3 +90,28 @@ def test_more_counts_than_fit_in_memory_are_refused(monkeypatch):
     monkeypatch.setattr(study, "_MOST_COUNTS", 50)
     with pytest.raises(ConfigError, match=r"20 windows of 5 objects.*at most 10 --windows"):
         study_log(imported(np.arange(40) % 5, 20), cache_fraction=0.5, names=MODELS)
+
+
+# -- what it advises -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "fraction", "words"),
+    [
+        ("keep", 1.0, "Keep what is in memory and evict nothing."),
+        ("s3-fifo", 0.0, "Let s3-fifo decide what stays, and pin nothing."),
+        ("pin", 1.0, "Give 100% of the cache to the objects ranked first, anew for every window."),
+        (
+            "hybrid-0.75",
+            0.75,
+            "Give 75% of the cache to the objects ranked first, anew for every window, and the rest to lru.",
+        ),
+    ],
+)
+def test_the_report_advises_the_policy_that_was_chosen_and_marks_it(name, fraction, words):
+    found = study_log(imported(independent(2_000, 50), 8), cache_fraction=0.2, names=MODELS)
+    chosen = replace(found, choice=replace(found.choice, name=name, pin_fraction=fraction))
+    section = policy_section(chosen)
+    assert section.sentences[0] == words
+    assert [row[0] for at, row in enumerate(section.grid.rows) if at in section.grid.marked] == [name]
+    assert section.grid.rows[-1][:2] == ["MIN", found.best_possible]

@@ -104,6 +104,16 @@ def test_a_forecast_that_has_not_done_better_pins_nothing():
     assert wrong.pin_fraction == 0
 
 
+def test_a_cache_is_shared_where_half_of_the_requests_recur_and_half_are_new():
+    (stay, rates), new = weighted(), recent(windows=8)
+    trace = trace_of(np.ravel(np.column_stack([stay.objects, new.objects + 400])), 8)
+    expected = np.zeros(len(trace.names))
+    expected[:400] = rates
+    choice = choose_policy(trace, lambda _: expected, 0.03)
+    assert choice.name == f"hybrid-{choice.pin_fraction:g}"
+    assert 0 < choice.pin_fraction < 1
+
+
 def test_a_policy_that_fetches_too_much_is_not_taken():
     """Every window wants other objects, and the forecast knows which, but wants as many others fetched besides."""
     rng = np.random.default_rng(1)

@@ -229,6 +229,26 @@ def test_figures_are_those_computed_by_hand():
     assert found.spread == pytest.approx(np.sqrt((((totals - mean) ** 2) - mean).sum() / (4 * mean**2)))
 
 
+def test_overlap_and_persistence_are_those_of_known_windows():
+    counts = np.ones((4, 20))
+    for window, top in enumerate(((0, 1), (0, 1), (1, 2), (2, 3))):
+        counts[window, list(top)] = 9
+    found = detect_regime(history_of(counts, 1)).evidence
+    assert found.overlap == pytest.approx((1 + 1 / 3 + 1 / 3) / 3)
+    assert found.overlap_far == pytest.approx((1 / 3 + 0) / 2)
+    # Two windows apart, one pair shares an object of 9 and the other none; n (n - 1) is 72 for 9, and 0 for 1.
+    products = (81 + 2 * 9 + 17) + (4 * 9 + 16)
+    assert found.persistence == pytest.approx(products / (4 * 72))
+
+
+def test_counting_noise_is_not_taken_for_change():
+    rates = np.random.default_rng(0).gamma(2, 0.5, 20_000)
+    counts = np.random.default_rng(1).poisson(rates, (8, 20_000))
+    cosine = counts[0] @ counts[4] / np.linalg.norm(counts[0]) / np.linalg.norm(counts[4])
+    assert cosine < 0.7
+    assert detect_regime(history_of(counts, 1)).evidence.persistence > 0.98
+
+
 def test_a_regime_is_told_from_a_single_window_too():
     assert detect_regime(history_of(np.full((1, 50), 3), 1)).kind == "uniform"
     found = detect_regime(history_of([np.where(np.arange(50) < 5, 100, 1)], 1))
