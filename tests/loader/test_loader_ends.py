@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from layouts import make_dataset, publish
 from servers import SERVERS
-from serving import TroubledStore, threads, wait_until
+from serving import TroubledStore, threads
+from waiting import wait_until
 
 from foreshard.access.ingest import ingest
 from foreshard.access.markers import list_markers, register_run
