@@ -91,6 +91,7 @@ def passing_lock(path: Path, timeout: float, *, mode: int = 0o600) -> Generator[
                     path.unlink()
             return
         finally:
+            unlock(handle)  # a process that was forked meanwhile has it, too, and would keep out those who wait for it
             os.close(handle)
 
 

@@ -22,7 +22,7 @@ from foreshard.loader.loader import Loader
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.order import Order
 from foreshard.loader.torch_tensors import to_tensors
-from foreshard.loader.worker_reports import WorkerReports
+from foreshard.loader.worker_reports import KEPT, WorkerReports
 from foreshard.shards.repository import Repository
 from foreshard.splits import split_code
 
@@ -123,7 +123,7 @@ class TorchDataset(IterableDataset[Any]):
     def report(self) -> str:
         """Return the report of the loader that reads in this process, as `Loader.report` does, or of all workers.
 
-        Workers tell of each epoch at its end; their seconds are added up.
+        Workers tell of each epoch at its end, and the last 100 epochs are known; their seconds are added up.
         """
         own = self._own_loader
         if own is not None:
@@ -133,7 +133,8 @@ class TorchDataset(IterableDataset[Any]):
             return "nothing was read in this process, and no DataLoader's workers have come to the end of an epoch"
         from foreshard.loader.live import report_text
 
-        return f"Of all workers of a DataLoader; their seconds are added up.\n{report_text(snapshot)}"
+        about = f"Of all workers of a DataLoader, the last {KEPT} epochs at most; their seconds are added up."
+        return f"{about}\n{report_text(snapshot)}"
 
     @property
     def _own_loader(self) -> Loader | None:

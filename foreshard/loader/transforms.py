@@ -90,8 +90,8 @@ def result(coming: "Future[tuple[Any, float]]", batch: Batch, timeout: float) ->
     try:
         return coming.result(timeout)
     except TimeoutError as error:
-        if coming.done():  # the function's own
-            raise
+        if coming.done():  # the function's own, or it returned at the very last moment
+            return coming.result()
         raise DeadlineError(
             f"the transform of step {batch.step} of epoch {batch.epoch} did not return within {timeout} s; make it "
             "quicker or raise loader.timeout"

@@ -4,6 +4,7 @@ A file is written before the worker hands out its last batch of the epoch: when 
 the report. The folder goes with the object that made it.
 """
 
+import logging
 import os
 import pickle
 import re
@@ -18,10 +19,11 @@ from typing import Any, Final
 from foreshard.loader.epochs import EpochReport
 from foreshard.prefetch.monitor import CAUSES, Monitor, MonitorSnapshot, Totals
 
-_KEPT: Final = 100
+KEPT: Final = 100
 """Epochs whose files stay."""
 
 _NAME: Final = re.compile(r"(\d+)\.(\d+)-of-(\d+)")
+_log: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,17 @@ class WorkerReports:
 
     def __init__(self) -> None:
         self.folder: Path | None = None
-        with suppress(OSError):  # without a folder for temporary files there are no reports of workers
+        try:
             self.folder = Path(tempfile.mkdtemp(prefix="foreshard-reports-"))
+        except OSError as error:  # a report is not worth an error in the training
+            _log.warning("what a DataLoader's workers do will not be reported: %s; set TMPDIR to a folder", error)
+        else:
             weakref.finalize(self, _remove, self.folder, os.getpid())
 
     def write(self, report: EpochReport, memory: int, worker: int, workers: int) -> None:
         """Tell of an epoch that a worker has done with; nothing, if whoever would read it is gone.
+
+        If the file cannot be written, a warning says that the epoch will not be reported.
 
         Args:
             report: what it did.
@@ -59,10 +66,14 @@ class WorkerReports:
             return
         path = self._file(report.epoch, worker, workers)
         staging = path.with_suffix(f".{os.getpid()}")
-        with suppress(OSError):  # a report is not worth an error in the training
+        try:
             staging.write_bytes(pickle.dumps(WorkerReport(report, memory)))
             staging.replace(path)
-            self._file(report.epoch - _KEPT, worker, workers).unlink(missing_ok=True)
+            self._file(report.epoch - KEPT, worker, workers).unlink(missing_ok=True)
+        except FileNotFoundError:  # the folder went with who made it
+            return
+        except OSError as error:  # not worth an error in the training either
+            _log.warning("epoch %d of a DataLoader's workers will not be reported: %s", report.epoch, error)
 
     def _file(self, epoch: int, worker: int, workers: int) -> Path:
         assert self.folder is not None
@@ -91,14 +102,16 @@ class WorkerReports:
 
     def _found(self) -> dict[int, list[WorkerReport]]:
         """Return the reports of epochs by epoch, if those of all workers are there; as many as read it last."""
-        groups: dict[tuple[int, int], list[Path]] = {}
-        for path in [] if self.folder is None else self.folder.glob("*.report"):
+        groups: dict[tuple[int, int], list[tuple[int, WorkerReport]]] = {}
+        for path in [] if self.folder is None else sorted(self.folder.glob("*.report")):
             named = _NAME.match(path.name)
             if named:
-                groups.setdefault((int(named[1]), int(named[3])), []).append(path)
-        complete = {key: paths for key, paths in groups.items() if len(paths) == key[1]}
-        newest = sorted(complete, key=lambda key: (key[0], max(path.stat().st_mtime_ns for path in complete[key])))
-        return {key[0]: [_read(path) for path in sorted(complete[key])] for key in newest}
+                with suppress(FileNotFoundError):  # an old epoch's, which its worker has just removed
+                    told = path.stat().st_mtime_ns, _read(path)
+                    groups.setdefault((int(named[1]), int(named[3])), []).append(told)
+        complete = {key: told for key, told in groups.items() if len(told) == key[1]}
+        newest = sorted(complete, key=lambda key: (key[0], max(when for when, _ in complete[key])))
+        return {key[0]: [part for _, part in complete[key]] for key in newest}
 
 
 def _read(path: Path) -> WorkerReport:

@@ -7,20 +7,19 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from foreshard.errors import ConfigError, ConflictError, CorruptDataError, ObjectExistsError, ObjectNotFoundError
+from foreshard.errors import ObjectNotFoundError
 from foreshard.keys import DatasetKeys, LayoutRef, parse_generation_key
 from foreshard.layout.plan import Plan
 from foreshard.shards import records
 from foreshard.shards.assemble import Figures
+from foreshard.shards.commit import HEADER, commit_layout, is_committed, read_header
 from foreshard.shards.header import Header, PartRef
-from foreshard.shards.journal import clear_journal
 from foreshard.shards.leases import DEFAULT_TTL, WRITER_TIMEOUT, ReaderLease, WriterLease, lease_reader, lease_writer
 from foreshard.shards.manifest import REQUIRED, Manifest
 from foreshard.shards.materialize import Execution, Materialized, Progress, materialize
 from foreshard.shards.parts import Shelf, load_part
 from foreshard.shards.pointer import Current, Published, move_pointer, publications, read_pointer
 from foreshard.shards.reading import read_chunks
-from foreshard.shards.refetch import refetch
 from foreshard.shards.shard_table import Base
 from foreshard.shards.verify import Claims, VerifyReport, verify_layout
 from foreshard.source import Snapshot, SourceReader
@@ -31,11 +30,6 @@ if TYPE_CHECKING:
     from foreshard.shards.gc_report import GcReport
 
 __all__ = ["Current", "LayoutRef", "Manifest", "Materialized", "Published", "Repository", "VerifyReport"]
-
-_HEADER = "manifest.json"
-_COMMIT_ORDER = ("dictionaries", "shards", "index", "manifest", "consistency")
-_BINDING = ("fingerprint", "strategy", "root_seed", "algorithm_version", "rows", "nodes", "schema_hex")
-_BINDING_PARTS = ("shards", "index", "dictionaries")
 
 
 class Repository:
@@ -125,73 +119,16 @@ class Repository:
         return [Base(self.load_plan(ref), self.open(ref)) for ref in known]
 
     def commit(self, manifest: Manifest) -> LayoutRef:
-        """Make a materialised layout exist: write the manifest's parts, then `manifest.json`.
-
-        Committing again, here or by a competing writer, finds the layout in place. What does not decide the shards
-        (access counts, scores, library versions) may differ then; the first commit stands.
-
-        Raises:
-            ConflictError: the layout was committed with other shards.
-            ConfigError: the manifest was opened from the repository, not materialised, and is not committed.
-        """
-        ref = manifest.ref
-        if self.committed(ref):
-            self._check_same(manifest.header)
-        else:
-            self._write(manifest)
-        clear_journal(self.store, self.keys, ref)
-        return ref
-
-    def _write(self, manifest: Manifest) -> None:
-        ref, header = manifest.ref, manifest.header
-        missing = sorted(set(header.parts) - set(manifest.parts))
-        if missing:
-            raise ConfigError(f"layout {ref} lacks {', '.join(missing)} here; commit what `materialize` returned")
-        for kind in _COMMIT_ORDER:
-            if kind in header.parts:
-                part = memoryview(manifest.parts[kind]).cast("B")
-                self.store.create(self._key(ref, header.parts[kind].name), part)
-        try:
-            self.store.create(self._key(ref, _HEADER), header.to_json())
-        except ObjectExistsError:
-            self._check_same(header)
-
-    def _check_same(self, header: Header) -> None:
-        standing = self.header(header.ref)
-        same = {name: (getattr(standing, name), getattr(header, name)) for name in _BINDING}
-        same |= {kind: (standing.parts.get(kind), header.parts.get(kind)) for kind in _BINDING_PARTS}
-        for name, (there, here) in same.items():
-            if there != here:
-                raise ConflictError(
-                    f"layout {header.ref} is committed with another {name} than this materialisation gave; the plan "
-                    "was not reproduced: compare the header's `versions`, and materialise under a new generation"
-                )
+        """Make a materialised layout exist; see `foreshard.shards.commit.commit_layout`."""
+        return commit_layout(self.store, self.keys, manifest)
 
     def committed(self, ref: LayoutRef) -> bool:
         """Whether a layout is complete and may be opened."""
-        return self.store.exists(self._key(ref, _HEADER))
+        return is_committed(self.store, self.keys, ref)
 
     def header(self, ref: LayoutRef) -> Header:
-        """Return a layout's header.
-
-        Raises:
-            ObjectNotFoundError: the layout is not committed.
-            CorruptDataError: the header is damaged or is another layout's.
-        """
-        return refetch(self.store, lambda: self._header(ref))
-
-    def _header(self, ref: LayoutRef) -> Header:
-        key = self._key(ref, _HEADER)
-        try:
-            raw = self.store.get(key)
-        except ObjectNotFoundError as error:
-            raise ObjectNotFoundError(
-                f"layout {ref} is not committed in {self.store.url} ({key!r} is missing); materialise and commit it"
-            ) from error
-        header = Header.from_json(raw, key)
-        if (header.dataset, header.ref) != (self.keys.dataset, ref):
-            raise CorruptDataError(f"{key!r} is the header of {header.ref} of dataset {header.dataset!r}; restore it")
-        return header
+        """Return a layout's header; see `foreshard.shards.commit.read_header`."""
+        return read_header(self.store, self.keys, ref)
 
     def open(self, ref: LayoutRef | None = None, *, shelf: Shelf | None = None) -> Manifest:
         """Open a committed layout, verifying the digests of its parts.
@@ -236,10 +173,10 @@ class Repository:
 
     def _committed_below(self, generation: str | None = None) -> list[LayoutRef]:
         # Any key of the layout, cut before the part that varies, is the prefix.
-        sample = self.keys.layout(generation or "x.e000000", "0" * 16, _HEADER).split("/")
+        sample = self.keys.layout(generation or "x.e000000", "0" * 16, HEADER).split("/")
         prefix = "/".join(sample[:3] if generation else sample[:2]) + "/"
         found = [meta.key.split("/") for meta in self.store.list(prefix)]
-        return [LayoutRef(parts[2], parts[3]) for parts in found if parts[-1] == _HEADER]
+        return [LayoutRef(parts[2], parts[3]) for parts in found if parts[-1] == HEADER]
 
     # -- the current layout ----------------------------------------------------------------------------
     def current(self) -> Current | None:
@@ -280,8 +217,6 @@ class Repository:
         return verify_layout(self.store, manifest, claims, progress=progress)
 
     # -- inside ----------------------------------------------------------------------------------------
-    def _key(self, ref: LayoutRef, name: str) -> str:
-        return self.keys.layout(ref.generation, ref.plan_digest, name)
 
     def _part(self, ref: LayoutRef, part: PartRef, shelf: Shelf | None = None) -> pa.Buffer:
         return load_part(self.store, self.keys, ref, part, shelf)

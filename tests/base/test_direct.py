@@ -18,6 +18,12 @@ def rooms(*sizes):
     return [memoryview(bytearray(size)) for size in sizes]
 
 
+def reads_of(store):
+    """Put the object into a store and return what reads it there."""
+    store.create("some/object.arrow", CONTENT)
+    return store.direct()
+
+
 def check(reads, key="some/object.arrow"):
     for start, sizes in [(0, (len(CONTENT),)), (7, (1,)), (1000, (5, 1, 70_000)), (2_000_000, (900_000, 100_000))]:
         targets = rooms(*sizes)
@@ -26,9 +32,7 @@ def check(reads, key="some/object.arrow"):
 
 
 def test_a_file_is_read_in_place_and_anything_unusual_is_refused(tmp_path):
-    store = ObjectStore.open(tmp_path.as_uri())
-    store.create("some/object.arrow", CONTENT)
-    reads = store.direct()
+    reads = reads_of(ObjectStore.open(tmp_path.as_uri()))
     check(reads)
     assert not reads.read("some/object.arrow", len(CONTENT) - 5, rooms(6))
     assert not reads.read("some/other.arrow", 0, rooms(6))
@@ -55,9 +59,7 @@ def test_memory_and_tls_are_left_to_obstore(monkeypatch):
 
 @pytest.mark.s3
 def test_every_store_reads_in_place_and_refuses_what_is_not_there(any_location):
-    store = any_location.open()
-    store.create("some/object.arrow", CONTENT)
-    reads = store.direct()
+    reads = reads_of(any_location.open())
     check(reads)
     assert not reads.read("some/other.arrow", 0, rooms(6))
     assert not reads.read("some/object.arrow", len(CONTENT) - 5, rooms(6))
@@ -69,9 +71,7 @@ def test_every_store_reads_in_place_and_refuses_what_is_not_there(any_location):
 
 @pytest.mark.s3
 def test_a_connection_is_kept_and_used_again(seaweedfs_location):
-    store = seaweedfs_location.open()
-    store.create("some/object.arrow", CONTENT)
-    reads = store.direct()
+    reads = reads_of(seaweedfs_location.open())
     used = set()
     for _ in range(3):
         check(reads)
@@ -82,9 +82,7 @@ def test_a_connection_is_kept_and_used_again(seaweedfs_location):
 
 @pytest.mark.s3
 def test_threads_read_at_the_same_time_each_on_a_connection_of_its_own(seaweedfs_location):
-    store = seaweedfs_location.open()
-    store.create("some/object.arrow", CONTENT)
-    reads = store.direct()
+    reads = reads_of(seaweedfs_location.open())
     wrong = []
 
     def run(number):

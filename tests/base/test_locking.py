@@ -10,7 +10,7 @@ import pytest
 
 from foreshard.errors import DeadlineError
 from foreshard.local import LOCKS, exclusive
-from foreshard.locking import passing_lock
+from foreshard.locking import open_file, passing_lock, try_lock
 from foreshard.storage import ObjectStore
 
 DEADLINE_S = 60
@@ -87,16 +87,20 @@ def test_a_stopped_holder_is_waited_for_until_the_deadline_and_named(tmp_path, h
     assert (tmp_path / "lock").exists(), "who does not hold it does not remove it"
 
 
-def test_a_forked_child_that_lives_on_keeps_nobody_out(tmp_path):
+def test_a_forked_child_that_lives_on_keeps_nobody_out_whenever_they_came(tmp_path):
     with passing_lock(tmp_path / "lock", DEADLINE_S):
+        waiting = open_file(tmp_path / "lock")
+        assert not try_lock(waiting)
         pid = os.fork()
         if pid == 0:
             time.sleep(600)
             os._exit(0)
     try:
+        assert try_lock(waiting), "who waits already, for a file that is gone now, gets to know that"
         with passing_lock(tmp_path / "lock", 5):
             pass
     finally:
+        os.close(waiting)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
 

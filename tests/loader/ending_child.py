@@ -63,8 +63,8 @@ def main(job):
                     return
                 if how == "raise":
                     raise RuntimeError("on purpose")
-                if how == "sleep":
-                    time.sleep(600)
+                while how == "sleep":
+                    time.sleep(0.1)  # not one long sleep: Python does not see a signal that comes just before it
         mark_epoch(repository, settings, [loader.last_epoch])
 
 

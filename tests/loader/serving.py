@@ -1,7 +1,6 @@
 """Real stores with something in between: one that counts what it serves, and one that can hang or fail."""
 
 import threading
-import time
 
 from foreshard.errors import StorageError
 from foreshard.storage import ObjectStore
@@ -67,14 +66,6 @@ class TroubledStore(CountingStore):
     def ready(self, *_range):
         self.gate.wait(30)
         return not self.broken
-
-
-def wait_until(condition, seconds=10):
-    """Wait for something that threads bring about."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.002)
 
 
 def threads():

@@ -13,7 +13,8 @@ from disk_world import BATCH, ROOMY, files, read, start_rank
 from disk_world import load as load_from
 from full_disk import files_up_to
 from layouts import make_dataset, make_plan, publish
-from serving import CountingStore, threads, wait_until
+from serving import CountingStore, threads
+from waiting import wait_until
 
 from foreshard.errors import BudgetError, ConfigError, CorruptDataError
 from foreshard.loader.options import DiskTier
@@ -96,7 +97,7 @@ def test_four_ranks_on_a_node_fetch_each_chunk_once_in_total(dataset, tmp_path):
 def test_a_rank_killed_in_a_fetch_holds_nobody_up(dataset, tmp_path):
     far = 400  # seconds; more than this test may last
     victim = start_rank(dataset, tmp_path, 0, 1, pause=60, timeout=far)
-    wait_until((tmp_path / "served").exists, 60)  # it waits for the store now
+    wait_until((tmp_path / "served").exists)  # it waits for the store now
     loader = load(dataset, tmp_path, timeout=far)
     killing = threading.Timer(0.2, victim.kill)
     killing.start()

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from layouts import make_dataset, publish
 from servers import SERVERS
-from serving import TroubledStore, threads, wait_until
+from serving import TroubledStore, threads
+from waiting import wait_until
 
 from foreshard.access.ingest import ingest
 from foreshard.access.markers import list_markers, register_run
@@ -47,7 +48,7 @@ class Job:
                 Path(__file__).with_name("ending_child.py"),
                 json.dumps({**job, "after": after, "attempt": attempt}),
             ],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONFAULTHANDLER": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -59,9 +60,8 @@ class Job:
         try:
             out, err = self.process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.communicate()
-            raise
+            self.process.send_signal(signal.SIGABRT)  # it tells where its threads are
+            pytest.fail(f"it did not end; {self.process.communicate()}")
         return self.process.returncode, out.split(), err
 
 

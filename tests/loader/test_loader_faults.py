@@ -14,7 +14,8 @@ import pytest
 from faults import FAULTS, FaultProxy
 from layouts import Dataset, make_dataset, publish
 from servers import OWN, SERVERS
-from serving import threads, wait_until
+from serving import threads
+from waiting import wait_until
 
 from foreshard.errors import DeadlineError, StorageError
 from foreshard.loader.loader import Loader

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 from layouts import advise, make_dataset, publish
-from serving import CountingStore, wait_until
+from serving import CountingStore
+from waiting import wait_until
 
 from foreshard.errors import BudgetError, ConfigError
 from foreshard.loader.dealing import Place

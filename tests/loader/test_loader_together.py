@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from layouts import make_dataset, publish
-from serving import wait_until
+from waiting import wait_until
 
 import foreshard.loader.assembly
 from foreshard.loader.job import Job

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from foreshard.errors import ConfigError, DeadlineError
 from foreshard.loader.loader import Loader
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.order import UniformOrder
+from foreshard.loader.transforms import result
 
 BATCH = 32
 
@@ -89,6 +91,22 @@ def _releasing(loader, event):
     timer = threading.Timer(1.0, event.set)
     timer.start()
     yield from loader
+
+
+@pytest.mark.parametrize("ended", ["returned", "raised"])
+def test_a_transform_that_ends_while_its_deadline_passes_counts_as_it_ended(ended):
+    class Late(Future):
+        def result(self, timeout=None):
+            if not self.done():
+                self.set_result(("item", 1.0)) if ended == "returned" else self.set_exception(TimeoutError("its own"))
+                raise TimeoutError
+            return super().result(timeout)
+
+    if ended == "returned":
+        assert result(Late(), None, 0.1) == ("item", 1.0)
+    else:
+        with pytest.raises(TimeoutError, match="its own"):
+            result(Late(), None, 0.1)
 
 
 def test_what_was_transformed_ahead_is_made_again_after_a_resume(dataset):

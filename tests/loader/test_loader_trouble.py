@@ -10,7 +10,8 @@ import time
 import numpy as np
 import pytest
 from layouts import make_dataset, publish
-from serving import TroubledStore, threads, wait_until
+from serving import TroubledStore, threads
+from waiting import wait_until
 
 from foreshard.errors import BudgetError, ConfigError, CorruptDataError, DeadlineError, StorageError
 from foreshard.loader.loader import Loader

@@ -9,7 +9,8 @@ import threading
 import pytest
 import torch  # noqa: TID253
 import torch.utils.data._utils.pin_memory as pinning  # noqa: TID253
-from torch_world import OPTIONS, STEPS, dataset_of, expected, ids, loading, wait_until
+from torch_world import OPTIONS, STEPS, dataset_of, expected, ids, loading
+from waiting import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 
@@ -32,8 +33,8 @@ def copied(monkeypatch):
     return where
 
 
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="PyTorch warns only where there is nothing to pin for")
-def test_without_an_accelerator_pytorch_says_that_it_pins_nothing_and_the_order_is_the_same(local):
+def test_without_an_accelerator_pytorch_says_that_it_pins_nothing_and_the_order_is_the_same(local, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     with loading(local, pin_memory=True) as loader, pytest.warns(UserWarning, match="no accelerator is found"):
         assert ids(loader) == expected(local, 1)[0]
 

@@ -2,10 +2,17 @@
 
 import pytest
 import torch.utils.data  # noqa: TID253
-from torch_world import BATCH, OPTIONS, STEPS, dataset_of, ids, loading, order_of, readers, wait_until
+from full_disk import files_up_to
+from torch_world import BATCH, OPTIONS, STEPS, dataset_of, ids, loading, order_of, readers
+from waiting import wait_until
 
+from foreshard.keys import LayoutRef
+from foreshard.loader import worker_reports
+from foreshard.loader.epochs import EpochReport
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.torch import TorchDataset
+from foreshard.loader.worker_reports import KEPT, WorkerReports
+from foreshard.prefetch.monitor import EpochStats
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 
@@ -75,10 +82,11 @@ def test_the_reports_of_workers_go_with_their_dataset_and_not_with_a_workers_cop
     wait_until(lambda: not folder.exists())
 
 
-def test_without_a_folder_training_goes_on_and_nothing_is_reported(local, monkeypatch):
+def test_without_a_folder_training_goes_on_and_a_warning_says_that_nothing_is_reported(local, monkeypatch, caplog):
     monkeypatch.setattr("tempfile.mkdtemp", _no_folder)
     dataset = TorchDataset(local.repository, order_of(local), OPTIONS)
     monkeypatch.undo()
+    assert "workers do will not be reported: No usable temporary directory found" in caplog.text
     found = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=1, multiprocessing_context="fork")
     assert len(list(found)) == STEPS
     assert dataset.last_epoch is None
@@ -86,3 +94,30 @@ def test_without_a_folder_training_goes_on_and_nothing_is_reported(local, monkey
 
 def _no_folder(**_):
     raise FileNotFoundError("No usable temporary directory found")
+
+
+def tell(reports, epoch):
+    layout = LayoutRef("demo.e000000", "0" * 16)
+    reports.write(EpochReport(epoch, 0, 1, STEPS, layout, EpochStats(epoch), None), 1000, 0, 1)
+
+
+def test_a_report_that_cannot_be_written_is_told_and_no_error(caplog):
+    reports = WorkerReports()
+    with files_up_to(10):
+        tell(reports, 7)
+    assert "epoch 7 of a DataLoader's workers will not be reported" in caplog.text
+    assert reports.epochs() == []
+
+
+def test_old_epochs_go_even_while_they_are_read(monkeypatch):
+    reports, read = WorkerReports(), worker_reports._read
+    for epoch in (1, 2, KEPT + 1):
+        tell(reports, epoch)
+    assert [report.epoch for report in reports.epochs()] == [2, KEPT + 1]
+
+    def late(path):
+        tell(reports, KEPT + 2)
+        return read(path)
+
+    monkeypatch.setattr(worker_reports, "_read", late)
+    assert [report.epoch for report in reports.epochs()] == [KEPT + 1]

@@ -4,8 +4,8 @@ import pickle
 
 import numpy as np
 import pytest
-from serving import wait_until
 from torch_world import BATCH, OPTIONS, STEPS, dataset_of, expected, ids, loading, order_of
+from waiting import wait_until
 
 from foreshard.errors import ConfigError
 from foreshard.loader.dealing import Place

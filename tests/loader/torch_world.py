@@ -2,7 +2,6 @@
 
 import multiprocessing.forkserver
 import os
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -84,10 +83,3 @@ def readers():
         if "foreshard.loader.forked" in words:
             found.append(int(folder.name))
     return found
-
-
-def wait_until(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)

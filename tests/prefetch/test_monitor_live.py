@@ -2,10 +2,10 @@
 
 import io
 import threading
-import time
 
 import pytest
 from rich.console import Console
+from waiting import wait_until
 
 from foreshard.loader.limits import limit_of
 from foreshard.loader.live import LiveView, epoch_line, render_report, report_text
@@ -40,13 +40,6 @@ def printed(renderable, width=80):
     console = Console(width=width, file=io.StringIO())
     console.print(renderable)
     return console.file.getvalue()
-
-
-def wait_until(condition):
-    limit = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < limit, "it did not happen in time"
-        time.sleep(0.005)
 
 
 def rows(text, first):

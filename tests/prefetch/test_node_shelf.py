@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from full_disk import files_up_to
 from node_world import child, kill
+from waiting import wait_until
 
 from foreshard.errors import StorageError
 from foreshard.prefetch.node.folder import Folder
@@ -16,13 +17,6 @@ from foreshard.prefetch.node.shelf import PartShelf
 from foreshard.shards.parts import part_ref
 
 DEADLINE_S = 60
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def part_of(raw):

@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 from holding import Objects
+from waiting import wait_until
 
 from foreshard.errors import DeadlineError, StorageError
 from foreshard.prefetch.prefetcher import Prefetcher
@@ -45,13 +46,6 @@ def prefetcher(origin):
     origin.open()
     made.close()
     assert made.region.used == made.region.bypass
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.001)
 
 
 def touch(prefetcher, number, chunk, *, keep=False):

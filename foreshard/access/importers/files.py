@@ -5,7 +5,7 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -41,7 +41,7 @@ def open_log(path: Path, stack: ExitStack, quarantine: Quarantine) -> Readable:
     return unpack_log(raw, path.name, quarantine)
 
 
-def unpack_log(raw: io.BufferedReader, name: str, quarantine: Quarantine) -> Readable:
+def unpack_log(raw: "io.BufferedReader[Any]", name: str, quarantine: Quarantine) -> Readable:
     """Return a stream's content, decompressed if it is gzip or zstd; damage is reported."""
     return unpack(raw, lambda at, what: quarantine.drop(CUT_SHORT, name, f"byte {at} of the content", what))
 

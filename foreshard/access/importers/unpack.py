@@ -23,7 +23,7 @@ class Readable(Protocol):
         ...
 
 
-def unpack(raw: io.BufferedReader, damaged: Damaged) -> Readable:
+def unpack(raw: "io.BufferedReader[Any]", damaged: Damaged) -> Readable:
     """Return a stream's content, decompressed if its first bytes are those of gzip or zstd.
 
     Args:
