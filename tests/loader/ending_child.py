@@ -31,6 +31,7 @@ def same(batch):
 
 
 def hang(_batch):
+    time.sleep(0.2)  # until the loop waits for this
     say("ready")
     threading.Event().wait()
 

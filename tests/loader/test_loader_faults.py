@@ -174,7 +174,7 @@ def test_a_server_that_falls_silent_surfaces_by_name_in_time_and_the_loader_goes
         next(iter(loader))  # another loop fares no better, and waits no longer
     assert time.monotonic() - begin < DEADLINE_S / 2
     own_server.program.go_on()
-    wait_until(lambda: "foreshard-assemble" not in threads(), DEADLINE_S)
+    wait_until(lambda: "foreshard-assemble" not in threads())
     tail = list(loader)
     for batch in (*head, *tail):
         check(batch)

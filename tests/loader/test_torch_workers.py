@@ -21,8 +21,8 @@ from torch_world import (
     order_of,
     readers,
     stop_forkserver,
-    wait_until,
 )
+from waiting import wait_until
 
 from foreshard.errors import BudgetError, ConfigError, StorageError
 from foreshard.loader.options import LoaderOptions

@@ -1,17 +1,19 @@
 """Opens log files, compressed or not, and cuts them into blocks of whole lines without ever holding an endless line."""
 
-import io
 import tarfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from foreshard.access.importers.report import Quarantine
 from foreshard.access.importers.unpack import Readable, unpack
 from foreshard.errors import LogError
+
+if TYPE_CHECKING:
+    from io import BufferedReader
 
 BLOCK_BYTES: Final = 4 << 20
 """Bytes that are read and parsed at once."""
@@ -41,7 +43,7 @@ def open_log(path: Path, stack: ExitStack, quarantine: Quarantine) -> Readable:
     return unpack_log(raw, path.name, quarantine)
 
 
-def unpack_log(raw: "io.BufferedReader[Any]", name: str, quarantine: Quarantine) -> Readable:
+def unpack_log(raw: "BufferedReader[Any]", name: str, quarantine: Quarantine) -> Readable:
     """Return a stream's content, decompressed if it is gzip or zstd; damage is reported."""
     return unpack(raw, lambda at, what: quarantine.drop(CUT_SHORT, name, f"byte {at} of the content", what))
 
