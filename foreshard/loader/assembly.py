@@ -1,5 +1,6 @@
 """Assembles batches from chunks in a thread of its own, a few batches ahead of the training loop."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -92,6 +93,7 @@ class Assembler:
 
     def start(self) -> None:
         """Begin assembling."""
+        self._memory.prefetcher.wanted_since = math.inf
         self._thread.start()
 
     @property
@@ -111,8 +113,9 @@ class Assembler:
         with self._changed:
             waited = 0.0
             if not self._ready:
-                start = time.perf_counter()
+                start = self._memory.prefetcher.wanted_since = time.perf_counter()
                 self._changed.wait_for(lambda: self._ready or self._failure or self._stopped, self._timeout)
+                self._memory.prefetcher.wanted_since = math.inf
                 waited = time.perf_counter() - start
                 if not self._ready:
                     raise self._failure or self._why_none()

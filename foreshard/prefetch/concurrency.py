@@ -13,7 +13,7 @@ START: Final = 4
 """Fetches in flight at first."""
 
 _LEAST: Final = 16  # fetches that are judged together, at least
-_LATE: Final = 0.02  # share of the time that the assembler waited
+_LATE: Final = 0.02  # share of the time that the training loop waited for chunks
 _GAIN: Final = 1.05  # more bytes a second that justify more fetches
 _HOLD: Final = 8  # judgements without another trial after one that failed
 _CALM: Final = 4  # judgements without waiting that give one fetch back
@@ -23,8 +23,8 @@ _FAULTY: Final = 0.1  # share of fetches that failed
 class Concurrency:
     """The number of fetches in flight. Not thread-safe: its owner holds a lock.
 
-    It is doubled while the assembler waits for chunks and each doubling pays; after the first that does not, it grows
-    by one at a time, with pauses. Fetches that fail halve it, time without waiting takes one back.
+    It is doubled while the training loop waits for chunks and each doubling pays; after the first that does not, it
+    grows by one at a time, with pauses. Fetches that fail halve it, time without waiting takes one back.
 
     Args:
         most: upper bound.
@@ -56,7 +56,7 @@ class Concurrency:
         self._since = self._clock()
 
     def waited(self, seconds: float) -> None:
-        """Count time that the assembler waited for a chunk."""
+        """Count time that the training loop waited for a chunk."""
         self._late += seconds
 
     def done(self, nbytes: int, *, failed: bool = False) -> int:

@@ -1,4 +1,4 @@
-"""Adapting the prefetcher from epoch to epoch: depth by ready rate, the forecast's share by its accuracy.
+"""Adapting the prefetcher from epoch to epoch: depth by what the loop waited for, the forecast's share by its accuracy.
 
 Fetches in flight are adapted within the epoch, see `foreshard.prefetch.concurrency`.
 """
@@ -8,8 +8,8 @@ from typing import Final
 
 from foreshard.prefetch.monitor import EpochStats
 
-_READY: Final = 0.95
-_CALM: Final = 0.995
+_LATE: Final = 0.02
+_CALM: Final = 0.002
 _ACCURATE: Final = 0.5
 _TRUSTED: Final = 0.5
 _GAIN: Final = 0.9
@@ -24,14 +24,14 @@ class Tuning:
     Attributes:
         depth: factor on the room for chunks fetched ahead of their first use; the rest of the memory is the cache.
         forecast: share of the memory region that the prefetch manifest may fill before the order is known.
-        waited: seconds waited per touch in the last epoch.
+        waited: seconds that the loop waited for chunks, per touch, in the last epoch; None if there was none.
         trial: whether the depth was raised for the last epoch, on trial.
         settled: whether more depth was tried and did not help.
     """
 
     depth: float = 1.0
     forecast: float = 1.0
-    waited: float = 0.0
+    waited: float | None = None
     trial: bool = False
     settled: bool = False
 
@@ -47,21 +47,25 @@ class Tuning:
 def adjust(tuning: Tuning, stats: EpochStats) -> Tuning:
     """Return the settings for the next epoch.
 
-    Batches that were late ask for more depth, which costs cache and is therefore kept only if the next epoch waited
-    less; a calm epoch lets it be tried again. Between the two thresholds nothing changes, so the settings do not swing.
+    A loop that waited for chunks for more than 2 % of its time asks for more depth, which costs cache and is therefore
+    kept only if the next epoch waited less; a calm epoch lets it be tried again. Between the two thresholds nothing
+    changes, so the settings do not swing. The first epoch, which begins with an empty memory, is only looked at.
     A forecast whose prefetches were mostly not used loses half its share, a good one regains a quarter.
 
     Args:
         tuning: settings of the epoch.
         stats: what the epoch achieved.
     """
-    waited = stats.wait_s / stats.touches if stats.touches else 0.0
+    waited = stats.wait_fetch_s / stats.touches if stats.touches else 0.0
+    share = stats.wait_fetch_s / stats.total_s if stats.total_s else 0.0
     changed = replace(tuning, waited=waited, trial=False)
-    if tuning.trial and waited > _GAIN * tuning.waited:
+    if tuning.waited is None:
+        pass
+    elif tuning.trial and waited > _GAIN * tuning.waited:
         changed = replace(changed, depth=max(tuning.depth / _DEEPER, 1.0), settled=True)
-    elif stats.ready_rate < _READY and not tuning.settled and tuning.depth < _DEEPEST:
+    elif share > _LATE and not tuning.settled and tuning.depth < _DEEPEST:
         changed = replace(changed, depth=min(tuning.depth * _DEEPER, _DEEPEST), trial=True)
-    elif stats.ready_rate > _CALM:
+    elif share < _CALM:
         changed = replace(changed, settled=False)
     if stats.forecast_bytes:
         accurate = stats.forecast_used_bytes / stats.forecast_bytes >= _ACCURATE

@@ -30,6 +30,10 @@ class Fetchers:
         requests: how many requests are in flight, and which chunks come together; None to read each chunk by itself and
             as many at a time as `warm` and `begin` are told.
         direct: reads chunks to where they shall lie, which spares copies; None where nothing can.
+
+    Attributes:
+        wanted_since: since when the training loop has been waiting for a batch, by `time.perf_counter`; `inf` while it
+            is not. What only the assembler waits costs nobody anything, and asks for no more fetches in flight.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class Fetchers:
         self._queue, self._in_flight = self._intake.queue, self._intake.in_flight
         self._threads: list[Thread] = []
         self._control, self._concurrency = requests.control if requests else None, 0
+        self.wanted_since = 0.0
         self._traffic = Traffic()
 
     # -- what to fetch --------------------------------------------------------------------------------

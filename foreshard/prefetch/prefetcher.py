@@ -153,4 +153,4 @@ class Prefetcher(Fetchers):
 
     def _count_wait(self, began: float) -> None:
         if self._control is not None:
-            self._control.waited(time.perf_counter() - began)
+            self._control.waited(max(time.perf_counter() - max(began, self.wanted_since), 0.0))

@@ -1,10 +1,12 @@
 """A loader never hangs, never leaves a thread behind, says what is wrong, and goes on once it is right again."""
 
 import gc
+import math
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -48,6 +50,24 @@ def expected(loader, epoch=1):
 
 def ids_of(batches):
     return np.concatenate([batch.sample_ids for batch in batches])
+
+
+def test_what_fetches_knows_since_when_the_training_loop_waits(dataset):
+    store = TroubledStore(dataset.repository.store)
+    options = LoaderOptions(BATCH, memory=6000, queue_batches=1, timeout=60)
+    loader = Loader(Repository(store, "demo"), UniformOrder(dataset.train_ids, 1), options)
+    batches = iter(loader)
+    next(batches)
+    prefetcher = loader._held.prefetcher
+    assert prefetcher.wanted_since == math.inf
+    store.gate.clear()
+    reading = threading.Thread(target=ids_of, args=[batches])
+    reading.start()
+    wait_until(lambda: prefetcher.wanted_since < time.perf_counter())
+    store.gate.set()
+    reading.join()
+    assert prefetcher.wanted_since == math.inf
+    loader.close()
 
 
 def damage(dataset, change):

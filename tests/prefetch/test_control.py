@@ -7,26 +7,42 @@ import pytest
 from foreshard.prefetch.control import Tuning, adjust
 from foreshard.prefetch.monitor import EpochStats
 
-CALM = EpochStats(1, steps=1000, ready_steps=1000, touches=100)
-LATE = EpochStats(1, steps=1000, ready_steps=500, touches=100, wait_s=10)
-FINE = EpochStats(1, steps=1000, ready_steps=970, touches=100)
+CALM = EpochStats(1, touches=100, loop_s=20)
+LATE = replace(CALM, wait_s=10, wait_fetch_s=10)
+FINE = replace(CALM, wait_s=0.2, wait_fetch_s=0.2)
+LATER = Tuning(waited=0.1)  # not the first epoch
 
 
-def test_late_batches_ask_for_depth():
-    assert adjust(Tuning(), LATE).depth > Tuning().depth
+def test_an_epoch_that_waits_for_chunks_asks_for_depth():
+    assert adjust(LATER, LATE).depth > LATER.depth
+
+
+def test_waiting_for_anything_else_does_not():
+    assert adjust(LATER, replace(LATE, wait_fetch_s=0, wait_decode_s=10)).depth == LATER.depth
+
+
+def test_the_first_epoch_which_fills_the_memory_tries_nothing():
+    first = adjust(Tuning(), LATE)
+    assert (first.depth, first.trial) == (1, False)
+    assert adjust(first, LATE).depth > 1
 
 
 @pytest.mark.parametrize(("wait_s", "stays"), [(10, False), (5, True)])
 def test_more_depth_is_kept_only_if_the_loop_waited_less(wait_s, stays):
-    before = Tuning()
-    deeper = adjust(before, LATE)
-    after = adjust(deeper, replace(LATE, wait_s=wait_s))
+    deeper = adjust(LATER, LATE)
+    after = adjust(deeper, replace(LATE, wait_fetch_s=wait_s))
     assert (after.depth >= deeper.depth) == stays
     assert after.settled == (not stays)
 
 
+def test_what_did_not_help_is_tried_again_only_after_a_calm_epoch():
+    settled = adjust(adjust(LATER, LATE), LATE)
+    assert adjust(settled, LATE).depth == 1
+    assert adjust(adjust(settled, CALM), LATE).depth > 1
+
+
 def test_between_the_thresholds_nothing_changes():
-    assert adjust(Tuning(), FINE) == Tuning()
+    assert adjust(LATER, FINE) == replace(LATER, waited=0.002)
 
 
 @pytest.mark.parametrize("waits", [[0.0], [10.0], [10.0, 9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0]])
@@ -34,7 +50,7 @@ def test_settings_stay_within_bounds(waits):
     tuning = Tuning()
     for i in range(24):
         wait = waits[i % len(waits)]
-        tuning = adjust(tuning, replace(LATE if wait else CALM, wait_s=wait))
+        tuning = adjust(tuning, replace(CALM, wait_s=wait, wait_fetch_s=wait))
         assert 1 <= tuning.depth <= 16
 
 

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foreshard.errors import BudgetError, DeadlineError, StorageError
+from foreshard.prefetch.concurrency import Concurrency
 from foreshard.prefetch.prefetcher import Prefetcher
 from foreshard.prefetch.queue import PrefetchQueue, Request
 from foreshard.prefetch.region import Region
+from foreshard.prefetch.requests import Requests
 from foreshard.simulate.belady import plan_residency
 
 
@@ -164,3 +166,34 @@ def test_known_needs_go_before_forecasts_and_by_deadline():
     assert seen == [2, 1, 9]
     assert not queue.withdraw(Request(forecast=False, rank=3, chunk=2))
     assert len(queue) == 0
+
+
+class Told(Concurrency):
+    """Keeps what it is told of waits."""
+
+    def __init__(self):
+        super().__init__(4)
+        self.waits = []
+
+    def waited(self, seconds):
+        self.waits.append(seconds)
+
+
+@pytest.mark.parametrize("demand", [False, True])
+@pytest.mark.parametrize(("ahead", "least", "most"), [(-9.0, 0.2, 9.0), (0.1, 0.05, 8.9), (float("inf"), 0.0, 0.0)])
+def test_waits_count_from_when_the_training_loop_waits_too(demand, ahead, least, most):
+    control, nbytes = Told(), np.array([5])
+    origin = Origin(nbytes, delay=0.2)
+    prefetcher = Prefetcher(
+        origin, nbytes, Region(50, 5), Objects(), timeout=10, requests=Requests(control, None, run_bytes=5)
+    )
+    try:
+        prefetcher.begin([] if demand else [(0, 0)], frozenset())
+        began = time.perf_counter()
+        prefetcher.wanted_since = began + ahead
+        lent = prefetcher.lend(0, 0)
+        spent = time.perf_counter() - began
+        prefetcher.give_back([0], [0], [lent], [False])
+    finally:
+        prefetcher.close()
+    assert least <= sum(control.waits) <= min(most, max(spent - max(ahead, 0), 0))
