@@ -93,14 +93,14 @@ class Case:
 def case_of(kind: Kind, rows: int) -> Case:
     """Return a case of so many rows.
 
-    A shard of the others holds 2,500 samples: foreshard shuffles about as many at a time, from 8 places in pieces of
-    7.5 MB. MosaicML cannot mix samples of two shards with less than 5,000. Of narrow rows foreshard shuffles as many at
-    a time as MosaicML; a chunk of them has 400 KB.
+    A shard of the others holds 2,500 samples: foreshard shuffles as many at a time, from 5 places in pieces of 12.5 MB.
+    MosaicML cannot mix samples of two shards with less than 5,000. Of narrow rows foreshard shuffles as many at a time
+    as MosaicML; a chunk of them has 400 KB.
     """
     half = -(-rows // 2)
     if kind == "samples":
-        sizes = {"chunk_rows": 100, "run_rows": 300, "tar_rows": 2_500, "litdata_rows": min(2_500, half)}
-        return Case("samples", rows, 256, window=8, memory=256 << 20, block=5_000, buffer=2_500, **sizes)
+        sizes = {"chunk_rows": 100, "run_rows": 500, "tar_rows": 2_500, "litdata_rows": min(2_500, half)}
+        return Case("samples", rows, 256, window=5, memory=256 << 20, block=5_000, buffer=2_500, **sizes)
     sizes = {"chunk_rows": 16_384, "run_rows": 16_384, "tar_rows": 65_536, "litdata_rows": min(750_000, half)}
     return Case("tabular", rows, 1_024, window=4, memory=64 << 20, block=65_536, buffer=10_000, **sizes)
 

@@ -29,7 +29,8 @@ from foreshard.shards.manifest import Manifest
 from foreshard.shards.repository import Repository
 
 _LOCAL_BURST: Final = 16
-_RUN_BYTES: Final = 8 << 20
+_RUN_BYTES: Final = 16 << 20
+"""Most bytes of a request for several chunks: what stores advise, and large enough for what a request costs itself."""
 
 
 def hold_layout(repository: Repository, layout: LayoutRef | None, options: LoaderOptions, split: int) -> "HeldLayout":
@@ -134,8 +135,7 @@ class HeldLayout:
         store = repository.store
         region = Region(budget, int(manifest.nbytes[mine].max(initial=0)))
         following = None if store.local else following_chunks(manifest)
-        run_bytes = min(_RUN_BYTES, region.capacity // 8)
-        self.requests = Requests(Concurrency(options.max_concurrency), following, run_bytes)
+        self.requests = Requests(Concurrency(options.max_concurrency), following, _RUN_BYTES)
         self.arena = Arena(region.capacity, region.bypass, self.gatherer.buffers)
         fetch = chunk_fetcher(store, manifest, self.gatherer, again=options.on_corrupt != "raise")
         self.disk = open_disk(options, manifest.nbytes[mine])

@@ -30,7 +30,7 @@ class Intake:
 
     def __init__(self, region: Region, nbytes: NDArray[np.int64], requests: Requests | None) -> None:
         self._region, self._nbytes = region, nbytes
-        self._following, self._run_bytes = (requests.following, requests.run_bytes) if requests else (None, 0)
+        self._requests = requests
         self.queue = PrefetchQueue()
         self.in_flight: dict[int, int] = {}
         self.forecast_limit = 0
@@ -63,20 +63,21 @@ class Intake:
 
     def _rest_of_run(self, first: Request) -> list[Request]:
         """Take requests for the chunks that follow in the shard, where they are wanted at about the same time."""
-        if self._following is None:
+        if self._requests is None or self._requests.following is None:
             return []
         run: list[Request] = []
-        chunk, total = int(self._following[first.chunk]), int(self._nbytes[first.chunk])
+        following, most = self._requests.following, self._requests.run_bytes
+        chunk, total = int(following[first.chunk]), int(self._nbytes[first.chunk])
         while chunk >= 0 and (request := self.queue.find(chunk)) is not None:
             nbytes = int(self._nbytes[chunk])
             near = request.forecast == first.forecast and request.rank - first.rank <= RUN_TOUCHES
             known = chunk in self.in_flight or chunk in self._region.entries
             full = request.forecast and self._region.used + nbytes > self.forecast_limit
-            if not near or known or full or total + nbytes > self._run_bytes or not self._region.reserve(nbytes):
+            if not near or known or full or total + nbytes > most or not self._region.reserve(nbytes):
                 break
             self.queue.withdraw(request)
             self.in_flight[chunk] = NO_TOUCH if request.forecast else request.rank
             run.append(request)
             total += nbytes
-            chunk = int(self._following[chunk])
+            chunk = int(following[chunk])
         return run

@@ -185,7 +185,7 @@ def test_waits_count_from_when_the_training_loop_waits_too(demand, ahead, least,
     control, nbytes = Told(), np.array([5])
     origin = Origin(nbytes, delay=0.2)
     prefetcher = Prefetcher(
-        origin, nbytes, Region(50, 5), Objects(), timeout=10, requests=Requests(control, None, run_bytes=5)
+        origin, nbytes, Region(50, 5), Objects(), timeout=10, requests=Requests(control, None, most_bytes=5)
     )
     try:
         prefetcher.begin([] if demand else [(0, 0)], frozenset())
