@@ -1,5 +1,6 @@
 """Fixtures for all tests: stores on a local folder, in memory and on real S3 servers."""
 
+import signal
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,6 +16,10 @@ from foreshard.storage import ObjectStore
 # The same examples in every run, and no verdict from a clock that other work on the machine slows down.
 settings.register_profile("foreshard", deadline=None, derandomize=True, database=None)
 settings.load_profile("foreshard")
+
+# What a shell starts in the background ignores Ctrl-C, and so would every process that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 S3_KINDS = [pytest.param(kind, marks=pytest.mark.s3) for kind in SERVERS]
 

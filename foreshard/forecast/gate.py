@@ -18,7 +18,8 @@ from foreshard.access.trace import Trace
 from foreshard.errors import ConfigError
 from foreshard.forecast.judging import DEFAULT_RULES, Rules, capacity_of, judge, scored_from, worth
 from foreshard.forecast.regime import Regime, detect_regime
-from foreshard.simulate.shadow import KEEP, NOTHING, Policy, Shadow, Tally
+from foreshard.simulate.caches import KEEP
+from foreshard.simulate.shadow import NOTHING, Policy, Shadow, Tally
 
 Expected = Callable[[int], NDArray[np.float64]]
 """What was expected of a window before it began: its number to float64 (C,), requests of every object."""

@@ -7,7 +7,8 @@ from typing import Final
 from foreshard.access.trace import Trace
 from foreshard.errors import ConfigError
 from foreshard.forecast.regime import Regime
-from foreshard.simulate.shadow import KEEP, NOTHING, POLICIES, Policy, Tally
+from foreshard.simulate.caches import KEEP
+from foreshard.simulate.shadow import NOTHING, POLICIES, Policy, Tally
 
 LOAD_BUDGET: Final = 0.1
 """Bytes that may be fetched beyond what the best reactive cache fetches, as a share of the bytes requested."""

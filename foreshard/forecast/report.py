@@ -8,7 +8,8 @@ import numpy as np
 
 from foreshard.forecast.ranking import ForecastResult
 from foreshard.forecast.sections import Cell, Column, Grid, Section, printable
-from foreshard.simulate.shadow import KEEP, POLICIES
+from foreshard.simulate.caches import KEEP
+from foreshard.simulate.shadow import POLICIES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

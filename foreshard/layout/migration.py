@@ -4,7 +4,6 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from foreshard.layout.contents import Contents, shard_contents
@@ -64,8 +63,7 @@ def write_order(contents: Contents) -> NDArray[np.int64]:
 
 def written_bytes(steps: pa.Table) -> float:
     """Return the bytes that a migration writes."""
-    total = pc.sum(steps.filter(pc.equal(steps.column("action"), pa.scalar("write"))).column("bytes")).as_py()
-    return float(total or 0.0)
+    return float(_writes(steps).column("bytes").to_numpy().sum())
 
 
 def migration_seconds(steps: pa.Table, bandwidth: NDArray[np.float64], latency_s: float) -> float:
@@ -76,7 +74,7 @@ def migration_seconds(steps: pa.Table, bandwidth: NDArray[np.float64], latency_s
         bandwidth: shape (K,) bytes per second of each node.
         latency_s: seconds per request.
     """
-    written = steps.filter(pc.equal(steps.column("action"), pa.scalar("write")))
+    written = _writes(steps)
     node = written.column("node").to_numpy().astype(np.int64)
     size = written.column("bytes").to_numpy()
     seconds = 2 * (
@@ -86,6 +84,12 @@ def migration_seconds(steps: pa.Table, bandwidth: NDArray[np.float64], latency_s
 
 
 # -- the kinds of steps --------------------------------------------------------------------------------
+
+
+def _writes(steps: pa.Table) -> pa.Table:
+    import pyarrow.compute as pc  # some 10 MiB, which a training job can do without
+
+    return steps.filter(pc.equal(steps.column("action"), pa.scalar("write")))
 
 
 def _reused(new: Plan, contents: Contents, was: NDArray[np.int64], row_bytes: float, old: Plan | None) -> pa.Table:
@@ -108,6 +112,8 @@ def _written(new: Plan, contents: Contents, was: NDArray[np.int64], row_bytes: f
 
 def _reassigned(old: Plan, new: Plan, row_bytes: float) -> pa.Table:
     """Return the bytes that go from one node to another without being written, a step for each pair of nodes."""
+    import pyarrow.compute as pc  # see `_writes`
+
     known = old.chunks.column("content_id").combine_chunks()
     match = pc.index_in(new.chunks.column("content_id"), value_set=known).fill_null(-1).to_numpy().astype(np.int64)
     names = np.array([*old.nodes, *new.nodes])

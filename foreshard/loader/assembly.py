@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from foreshard.errors import ConfigError, DeadlineError
+from foreshard.exits import end_at_exit
 from foreshard.loader.batch import Batch
 from foreshard.loader.job import ChunkMemory, Job
 from foreshard.loader.planning import Window
@@ -95,6 +96,7 @@ class Assembler:
         """Begin assembling."""
         self._memory.prefetcher.wanted_since = math.inf
         self._thread.start()
+        end_at_exit(self)
 
     @property
     def stopped(self) -> bool:
@@ -151,16 +153,29 @@ class Assembler:
         Returns:
             Whether it has ended: a read that hangs cannot be broken off, and the thread ends only with it.
         """
-        with self._changed:
-            self._stopped = True
-            self._ready.clear()
-            self._changed.notify_all()
+        self._stop_soon()
         # Who has waited for a whole timeout already shall not wait for another.
         self._thread.join(0 if self._overdue else self._timeout)
         self._overdue = False
         if self._transforms is not None:
             self._transforms.close()
         return not self._thread.is_alive()
+
+    def dismiss(self) -> None:
+        """Tell the threads to end, without waiting for them."""
+        self._stop_soon()
+        if self._transforms is not None:
+            self._transforms.dismiss()
+
+    def threads(self) -> list[Thread]:
+        """Return the thread, and those that transform."""
+        return [self._thread, *(self._transforms.threads() if self._transforms is not None else ())]
+
+    def _stop_soon(self) -> None:
+        with self._changed:
+            self._stopped = True
+            self._ready.clear()
+            self._changed.notify_all()
 
     def _run(self) -> None:
         try:

@@ -12,6 +12,7 @@ from foreshard.loader.planning import WINDOW, Memory, Planner, Window
 from foreshard.loader.progress import EpochProgress
 from foreshard.loader.scheduling import EpochSchedule
 from foreshard.loader.transforms import Transform, Transforms
+from foreshard.memory import give_back
 from foreshard.prefetch.control import Tuning
 
 
@@ -75,6 +76,7 @@ def begin_loop(
         ConfigError: the order does not fit the dataset.
     """
     began = time.perf_counter()
+    give_back()  # what the threads of the last loop left
     prefetcher = held.prefetcher
     held.schedules.begin(progress.epoch)
     held.keep()

@@ -69,12 +69,20 @@ class Transforms:
                 coming.set_result((item, time.perf_counter() - began))
         return True
 
-    def close(self) -> None:
-        """Give up what has not begun and wait for the rest, but not for long: a thread cannot be broken off."""
+    def dismiss(self) -> None:
+        """Give up what has not begun, without waiting for the rest."""
         with self._lock:
             self._closed = True
             for _ in self._threads:
                 self._waiting.put(None)
+
+    def threads(self) -> list[Thread]:
+        """Return the threads."""
+        return list(self._threads)
+
+    def close(self) -> None:
+        """Give up what has not begun and wait for the rest, but not for long: a thread cannot be broken off."""
+        self.dismiss()
         deadline = time.monotonic() + _PARTING_S
         for thread in self._threads:
             thread.join(max(deadline - time.monotonic(), 0))

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreshard.errors import DeadlineError
+from foreshard.exits import end_at_exit
 from foreshard.prefetch.intake import NO_TOUCH, UNWANTED, Intake
 from foreshard.prefetch.landing import Direct, Fetch, Landing
 from foreshard.prefetch.queue import Request
@@ -162,6 +163,10 @@ class Fetchers:
             finally:
                 self._lock.release()
 
+    def threads(self) -> list[Thread]:
+        """Return the threads."""
+        return list(self._threads)
+
     def take_traffic(self) -> Traffic:
         """Return the counters and start them anew; what is in memory unused is left for the next time."""
         with self._lock:
@@ -191,6 +196,7 @@ class Fetchers:
             thread = Thread(target=self._run, name=f"foreshard-fetch-{len(self._threads)}", daemon=True)
             thread.start()
             self._threads.append(thread)
+            end_at_exit(self)
         self._work.notify_all()
 
     def _run(self) -> None:

@@ -10,7 +10,7 @@ from foreshard.errors import ConfigError, CorruptDataError
 from foreshard.keys import DatasetKeys
 from foreshard.shards.manifest import Manifest
 from foreshard.shards.repository import LayoutRef
-from foreshard.simulate.shadow import KEEP
+from foreshard.simulate.caches import KEEP
 from foreshard.splits import split_code
 from foreshard.storage import ObjectStore
 

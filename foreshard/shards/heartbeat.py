@@ -7,6 +7,7 @@ from threading import Event, Thread, current_thread
 from typing import Final
 
 from foreshard.errors import StorageError
+from foreshard.exits import end_at_exit
 
 _STOP_S: Final = 2.0
 
@@ -41,6 +42,11 @@ class Heartbeat:
             self._thread = Thread(target=_run, args=(self._beat, self._period, self._stop), daemon=True)
             self._thread.name = "foreshard-lease"
             self._thread.start()
+            end_at_exit(self)
+
+    def threads(self) -> list[Thread]:
+        """Return the thread, if it was started."""
+        return [] if self._thread is None else [self._thread]
 
     def dismiss(self) -> None:
         """Let the thread end by itself."""

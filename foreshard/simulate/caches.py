@@ -9,6 +9,9 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+KEEP: Final = "keep"
+"""Name of the policy that never evicts: all it holds is pinned, whatever came first."""
+
 
 class Cache(Protocol):
     """A cache that is driven by requests."""

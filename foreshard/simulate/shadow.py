@@ -9,13 +9,10 @@ from numpy.typing import NDArray
 
 from foreshard.access.trace import Trace
 from foreshard.errors import ConfigError
-from foreshard.simulate.caches import Cache, Keep, Lru
+from foreshard.simulate.caches import KEEP, Cache, Keep, Lru
 from foreshard.simulate.pinned import Pinned
 from foreshard.simulate.s3fifo import S3Fifo
 from foreshard.simulate.sieve import Sieve
-
-KEEP: Final = "keep"
-"""The policy that never evicts: all it holds is pinned, whatever came first."""
 
 REACTIVE: Final[Mapping[str, Callable[[NDArray[np.int64], int], Cache]]] = {
     "lru": Lru,

@@ -164,6 +164,23 @@ def test_importing_the_library_imports_no_heavy_one_and_starts_no_thread():
     assert done.returncode == 0, done.stderr
 
 
+def test_a_training_job_loads_nothing_that_only_other_programs_need():
+    unneeded = (
+        "pydantic",
+        "pyarrow.compute",
+        "pyarrow.dataset",
+        "pandas",
+        "foreshard.access.trace",
+        "foreshard.forecast",
+    )
+    done = run_child(
+        "import sys, foreshard.loader.loader\n"
+        f"loaded = [name for name in {unneeded!r} if name in sys.modules]\n"
+        "assert not loaded, loaded"
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_public_names_resolve_to_what_they_stand_for():
     assert foreshard.Loader is Loader
     assert foreshard.read_split is read_split

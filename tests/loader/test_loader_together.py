@@ -95,7 +95,7 @@ def test_more_small_batches_wait_than_were_asked_for_but_in_few_bytes(dataset, s
     first = next(batches).rows.nbytes
     assembler = loader._loop.assembler
     wait_until(lambda: len(assembler._ready) > 4)
-    assert sum(made.batch.rows.nbytes for made in assembler._ready) < 2 * 10_000 + first
+    assert sum(made.batch.rows.nbytes for made in list(assembler._ready)) < 2 * 10_000 + first
     assert max(sizes) > 2
     loader.close()
 
