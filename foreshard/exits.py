@@ -7,10 +7,9 @@ take the process with it: C++ that cannot be unwound there calls `abort`, and th
 import atexit
 import os
 import time
-from collections.abc import Sequence
 from threading import Thread
 from typing import Final, Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 _PATIENCE_S: Final = 2.0
 
@@ -22,25 +21,25 @@ class Worker(Protocol):
         """Tell the threads to end, without waiting for them."""
         ...
 
-    def threads(self) -> Sequence[Thread]:
-        """Return the threads."""
-        ...
-
 
 _workers: Final[WeakKeyDictionary[Worker, int]] = WeakKeyDictionary()
 """By worker, its process: a forked one has none of these threads."""
 
+_threads: Final[WeakSet[Thread]] = WeakSet()
+"""Their own set: a thread may be all that is left of its worker, and drop it as its last deed."""
 
-def end_at_exit(worker: Worker) -> None:
-    """Have a worker dismissed when the interpreter ends, which then waits a moment for the threads."""
+
+def end_at_exit(worker: Worker, thread: Thread) -> None:
+    """Have a worker dismissed when the interpreter ends, which then waits a moment for the thread."""
     _workers[worker] = os.getpid()
+    _threads.add(thread)
 
 
 @atexit.register
 def _end() -> None:
-    mine = [worker for worker, pid in list(_workers.items()) if pid == os.getpid()]
-    for worker in mine:
+    for worker in [worker for worker, pid in list(_workers.items()) if pid == os.getpid()]:
         worker.dismiss()
     deadline = time.monotonic() + _PATIENCE_S
-    for thread in [thread for worker in mine for thread in worker.threads() if thread.is_alive()]:
-        thread.join(max(deadline - time.monotonic(), 0))
+    for thread in list(_threads):
+        if thread.is_alive():
+            thread.join(max(deadline - time.monotonic(), 0))

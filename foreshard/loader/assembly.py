@@ -96,7 +96,7 @@ class Assembler:
         """Begin assembling."""
         self._memory.prefetcher.wanted_since = math.inf
         self._thread.start()
-        end_at_exit(self)
+        end_at_exit(self, self._thread)
 
     @property
     def stopped(self) -> bool:
@@ -153,7 +153,7 @@ class Assembler:
         Returns:
             Whether it has ended: a read that hangs cannot be broken off, and the thread ends only with it.
         """
-        self._stop_soon()
+        self.dismiss()
         # Who has waited for a whole timeout already shall not wait for another.
         self._thread.join(0 if self._overdue else self._timeout)
         self._overdue = False
@@ -162,16 +162,7 @@ class Assembler:
         return not self._thread.is_alive()
 
     def dismiss(self) -> None:
-        """Tell the threads to end, without waiting for them."""
-        self._stop_soon()
-        if self._transforms is not None:
-            self._transforms.dismiss()
-
-    def threads(self) -> list[Thread]:
-        """Return the thread, and those that transform."""
-        return [self._thread, *(self._transforms.threads() if self._transforms is not None else ())]
-
-    def _stop_soon(self) -> None:
+        """Tell the thread to end, without waiting for it."""
         with self._changed:
             self._stopped = True
             self._ready.clear()

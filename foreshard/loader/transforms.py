@@ -8,6 +8,7 @@ from threading import Lock, Thread
 from typing import Any, Final
 
 from foreshard.errors import DeadlineError
+from foreshard.exits import end_at_exit
 from foreshard.loader.batch import Batch
 
 Transform = Callable[[Batch], Any]
@@ -46,6 +47,7 @@ class Transforms:
                 name = f"foreshard-transform-{len(self._threads)}"
                 self._threads.append(Thread(target=self._run, name=name, daemon=True))
                 self._threads[-1].start()
+                end_at_exit(self, self._threads[-1])
         return coming
 
     def _run(self) -> None:
@@ -75,10 +77,6 @@ class Transforms:
             self._closed = True
             for _ in self._threads:
                 self._waiting.put(None)
-
-    def threads(self) -> list[Thread]:
-        """Return the threads."""
-        return list(self._threads)
 
     def close(self) -> None:
         """Give up what has not begun and wait for the rest, but not for long: a thread cannot be broken off."""

@@ -163,10 +163,6 @@ class Fetchers:
             finally:
                 self._lock.release()
 
-    def threads(self) -> list[Thread]:
-        """Return the threads."""
-        return list(self._threads)
-
     def take_traffic(self) -> Traffic:
         """Return the counters and start them anew; what is in memory unused is left for the next time."""
         with self._lock:
@@ -196,7 +192,7 @@ class Fetchers:
             thread = Thread(target=self._run, name=f"foreshard-fetch-{len(self._threads)}", daemon=True)
             thread.start()
             self._threads.append(thread)
-            end_at_exit(self)
+            end_at_exit(self, thread)
         self._work.notify_all()
 
     def _run(self) -> None:

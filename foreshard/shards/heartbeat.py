@@ -42,11 +42,7 @@ class Heartbeat:
             self._thread = Thread(target=_run, args=(self._beat, self._period, self._stop), daemon=True)
             self._thread.name = "foreshard-lease"
             self._thread.start()
-            end_at_exit(self)
-
-    def threads(self) -> list[Thread]:
-        """Return the thread, if it was started."""
-        return [] if self._thread is None else [self._thread]
+            end_at_exit(self, self._thread)
 
     def dismiss(self) -> None:
         """Let the thread end by itself."""

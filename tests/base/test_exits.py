@@ -15,7 +15,7 @@ class Worker:
         self.told, self.hangs = threading.Event(), hangs
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
-        end_at_exit(self)
+        end_at_exit(self, self.thread)
 
     def run(self):
         self.told.wait()
@@ -26,14 +26,10 @@ class Worker:
     def dismiss(self):
         self.told.set()
 
-    def threads(self):
-        return [self.thread]
-
 workers = [Worker(hangs) for hangs in {hangs}]
 gone = Worker(False)
 gone.dismiss()
-gone.thread.join()
-del gone
+del gone  # but for its thread
 {end}
 """
 

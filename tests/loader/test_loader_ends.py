@@ -121,8 +121,7 @@ def test_all_threads_of_a_loader_are_told_before_the_interpreter_ends(dataset):
     loader = Loader(dataset.repository, UniformOrder(dataset.train_ids, 1), options, transform=lambda batch: batch)
     batches = iter(loader)
     next(batches)
-    mine = [worker for worker, pid in exits._workers.items() if pid == os.getpid()]
-    known = {thread.name for worker in mine for thread in worker.threads() if thread.is_alive()}
+    known = {thread.name for thread in exits._threads if thread.is_alive()}
     assert set(threads()) - {"foreshard-plan_0"} <= known
     assert {"foreshard-assemble", "foreshard-fetch-0", "foreshard-transform-0"} <= known
     exits._end()
