@@ -17,6 +17,7 @@ import numpy as np
 from foreshard.loader.loader import Loader
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.order import BlockShuffleOrder
+from foreshard.prefetch import concurrency
 from foreshard.shards.repository import Repository
 from foreshard.storage import ObjectStore
 
@@ -67,6 +68,9 @@ def main(folder, memory, epochs):
     # pyarrow loads pandas where it finds it, some 30 MiB; it is no dependency of the library, only of its extra `plan`.
     sys.modules["pandas"] = None
     options = LoaderOptions(32, memory=memory, timeout=60)
+    # What a busy machine may bring a loader to: each fetch at a time is a thread, for which the allocator keeps memory.
+    concurrency.START = options.max_concurrency
+    concurrency.Concurrency._judge = lambda *_: None
     report = {"imported": kilobytes("VmRSS"), "concurrency": options.max_concurrency}
     store = ObjectStore.open(Path(folder).as_uri())
     repository = Repository(store, "data")
