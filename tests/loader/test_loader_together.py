@@ -1,5 +1,7 @@
 """Small batches are assembled several at a time; nobody can tell, but by the time it takes."""
 
+from contextlib import ExitStack, closing
+
 import numpy as np
 import pytest
 from layouts import make_dataset, publish
@@ -66,38 +68,45 @@ def test_batches_and_figures_are_those_of_batches_made_one_by_one(dataset, sizes
         assert together.hits == by_one.hits == by_one.touches
 
 
+@pytest.fixture
+def again(dataset):
+    """A function that begins an epoch of a loader that has all chunks in memory, and returns both, to be closed."""
+    with ExitStack() as stack:
+
+        def begin(queue_batches, transform=None):
+            options = LoaderOptions(BATCH, memory=1_000_000, queue_batches=queue_batches)
+            order = UniformOrder(dataset.train_ids, 5)
+            loader = stack.enter_context(closing(Loader(dataset.repository, order, options, transform=transform)))
+            assert sum(1 for _ in loader) > 40
+            return loader, iter(loader)
+
+        yield begin
+
+
 @pytest.mark.parametrize(("small", "transform"), [(100, None), (1 << 20, lambda batch: batch)])
-def test_no_more_large_or_transformed_batches_wait_than_were_asked_for(dataset, sizes, monkeypatch, small, transform):
+def test_no_more_large_or_transformed_batches_wait_than_were_asked_for(again, sizes, monkeypatch, small, transform):
     monkeypatch.setattr(foreshard.loader.assembly, "_TOGETHER", small)
-    options = LoaderOptions(BATCH, memory=1_000_000, queue_batches=6)
-    loader = Loader(dataset.repository, UniformOrder(dataset.train_ids, 5), options, transform=transform)
+    loader, batches = again(6, transform)
     ready = []
-    batches = iter(loader)
     next(batches)
     assembler = loader._loop.assembler
     for _ in range(30):
         wait_until(lambda: len(assembler._ready) > 3 or not assembler._thread.is_alive())
         ready.append(len(assembler._ready))
         next(batches)
-    loader.close()
     assert max(ready) <= 6
     assert max(sizes) == (3 if transform else 1)
 
 
-def test_more_small_batches_wait_than_were_asked_for_but_in_few_bytes(dataset, sizes, monkeypatch):
+def test_more_small_batches_wait_than_were_asked_for_but_in_few_bytes(again, sizes, monkeypatch):
     monkeypatch.setattr(foreshard.loader.assembly, "_TOGETHER", 10_000)
-    loader = Loader(
-        dataset.repository,
-        UniformOrder(dataset.train_ids, 5),
-        LoaderOptions(BATCH, memory=1_000_000, queue_batches=2),
-    )
-    batches = iter(loader)
+    loader, batches = again(2)
+    sizes.clear()
     first = next(batches).rows.nbytes
     assembler = loader._loop.assembler
     wait_until(lambda: len(assembler._ready) > 4)
     assert sum(made.batch.rows.nbytes for made in list(assembler._ready)) < 2 * 10_000 + first
     assert max(sizes) > 2
-    loader.close()
 
 
 def test_large_batches_are_made_one_by_one(dataset, sizes, monkeypatch):
