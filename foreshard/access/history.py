@@ -168,6 +168,43 @@ def chunk_history_from_events(
     return _history(counts, epochs, phases)
 
 
+class SampleCounter:
+    """Counts draws per epoch and sample, table by table.
+
+    Args:
+        n: samples in the snapshot.
+        epochs: the epochs wanted, distinct, in the order wanted.
+    """
+
+    def __init__(self, n: int, epochs: Sequence[int]) -> None:
+        self._rows = {epoch: row for row, epoch in enumerate(epochs)}
+        self._counts = np.zeros((len(epochs), n), np.float32)
+        self._seen: set[int] = set()
+
+    def add(self, samples: pa.Table) -> None:
+        """Count rows of `SAMPLE_SCHEMA`; rows of other epochs are passed over.
+
+        Raises:
+            LogError: a sample outside 0..n-1.
+        """
+        epoch, ids, count = (_column(samples, name) for name in ("epoch", "sample_id", "count"))
+        _check_within(ids, self._counts.shape[1], "sample_id")
+        for one in self._rows.keys() & set(np.unique(epoch).tolist()):
+            mine = epoch == one
+            np.add.at(self._counts[self._rows[one]], ids[mine], count[mine].astype(np.float32))
+            self._seen.add(one)
+
+    def counts(self) -> NDArray[np.float32]:
+        """Return the draws so far, of shape (epochs, n).
+
+        Raises:
+            LogError: an epoch without a single row: a gap would look like disinterest.
+        """
+        for epoch in sorted(self._rows.keys() - self._seen):
+            raise LogError(f"samples hold no row of epoch {epoch}; ingest that epoch, or leave it out")
+        return self._counts
+
+
 def sample_counts(samples: pa.Table, n: int, epochs: Sequence[int]) -> NDArray[np.float32]:
     """Count draws per epoch and sample.
 
@@ -182,15 +219,9 @@ def sample_counts(samples: pa.Table, n: int, epochs: Sequence[int]) -> NDArray[n
     Raises:
         LogError: an epoch without a single row (a gap would look like disinterest), or a sample outside 0..n-1.
     """
-    epoch, ids, count = (_column(samples, name) for name in ("epoch", "sample_id", "count"))
-    _check_within(ids, n, "sample_id")
-    counts = np.empty((len(epochs), n), np.float32)
-    for row, wanted in zip(counts, epochs, strict=True):
-        mine = epoch == wanted
-        if not mine.any():
-            raise LogError(f"samples hold no row of epoch {wanted}; ingest that epoch, or leave it out")
-        row[:] = np.bincount(ids[mine], weights=count[mine], minlength=n)
-    return counts
+    counter = SampleCounter(n, epochs)
+    counter.add(samples)
+    return counter.counts()
 
 
 def _windows(table: pa.Table, phases: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -1,15 +1,15 @@
 """Stages that read what training jobs reported: validated events, and a forecast of what comes next."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from foreshard.access.history import History, chunk_history, sample_counts
-from foreshard.access.ingest import Ingested, ingest
-from foreshard.access.schema import EVENT_SCHEMA, SAMPLE_SCHEMA
+from foreshard.access.history import DrawCounter, History, SampleCounter
+from foreshard.access.ingest import stream_logs
+from foreshard.access.schema import EVENT_SCHEMA, SAMPLE_SCHEMA, LogKind
 from foreshard.chain.context import Context, Inputs
 from foreshard.chain.policy import (
     POLICY,
@@ -21,6 +21,7 @@ from foreshard.chain.policy import (
     regime_rows,
 )
 from foreshard.chain.result import StageResult, digest_of, head
+from foreshard.chain.tables import TableWriter
 from foreshard.forecast.heat import sample_heat
 from foreshard.forecast.plots import forecast_plots
 from foreshard.forecast.ranking import FORECAST_SCHEMA, ForecastResult, forecast_chunks
@@ -30,29 +31,35 @@ from foreshard.splits import split_code
 def events_stage(context: Context, generation: str) -> StageResult:
     """Gather the window's logs, validate them, and write them compacted; problems are written beside them.
 
-    Nothing is raised for a malformed log: `check_events` decides, so that what is wrong can be looked at.
+    Nothing is raised for a malformed log: `check_events` decides, so that what is wrong can be looked at. Of the logs
+    no more is held at a time than one object and a row group.
     """
     inputs = context.inputs(generation)
-    found = _ingest(context, inputs)
     work = context.work(generation)
+    with TableWriter(EVENT_SCHEMA) as events, TableWriter(SAMPLE_SCHEMA) as samples:
+        misses = 0
+
+        def take(kind: LogKind, table: pa.Table) -> None:
+            nonlocal misses
+            (events if kind == "events" else samples).add(table)
+            misses += _misses(table) if kind == "events" else 0
+
+        epochs = range(0) if inputs.bootstrap else inputs.epochs
+        found = stream_logs(context.store, context.keys, inputs.run, epochs, take)
+        written = work.put_rows("events", events), work.put_rows("samples", samples)
     problems = [asdict(problem) for problem in found.problems]
     markers = [
         {"epoch": m.epoch, "generation": m.generation, "steps": m.steps, "draws": m.draws, "world_size": m.world_size}
         for m in found.markers
     ]
-    version = digest_of(
-        work.put_table("events", found.events),
-        work.put_table("samples", found.samples),
-        work.put_json("events", {"problems": problems, "markers": markers, "fingerprint": inputs.fingerprint}),
-    )
-    misses = found.events.num_rows - _true(found.events.column("hit"))
+    report = {"problems": problems, "markers": markers, "fingerprint": inputs.fingerprint}
     return StageResult(
-        data_version=version,
+        data_version=digest_of(*written, work.put_json("events", report)),
         metadata={
             "run": inputs.run,
             "epochs": len(inputs.epochs),
             "first_epoch": inputs.epochs.start,
-            "touches": found.events.num_rows,
+            "touches": events.rows,
             "misses": misses,
             "draws": sum(m.draws for m in found.markers),
             "problems": len(problems),
@@ -62,14 +69,8 @@ def events_stage(context: Context, generation: str) -> StageResult:
     )
 
 
-def _ingest(context: Context, inputs: Inputs) -> Ingested:
-    if inputs.bootstrap:
-        return Ingested(EVENT_SCHEMA.empty_table(), SAMPLE_SCHEMA.empty_table(), (), ())
-    return ingest(context.store, context.keys, inputs.run, inputs.epochs)
-
-
-def _true(column: "pa.ChunkedArray[Any]") -> int:
-    return int(np.count_nonzero(column.to_numpy(zero_copy_only=False))) if len(column) else 0
+def _misses(events: pa.Table) -> int:
+    return events.num_rows - int(np.count_nonzero(events.column("hit").to_numpy(zero_copy_only=False)))
 
 
 def forecast_stage(context: Context, generation: str) -> StageResult:
@@ -85,15 +86,15 @@ def forecast_stage(context: Context, generation: str) -> StageResult:
     if inputs.bootstrap:
         return _uniform_forecast(context, generation, train)
     work = context.work(generation)
-    samples = work.table("samples", stage=STAGE_EVENTS)
+    samples = work.rows("samples", stage=STAGE_EVENTS)
     markers = work.json("events", stage=STAGE_EVENTS)["markers"]
-    heat = expected_draws(samples, train, inputs.epochs, [int(m["draws"]) for m in markers])
-    history, chunks = _parent_history(context, inputs, samples, train)
+    heat = expected_draws(samples.groups(), train, inputs.epochs, [int(m["draws"]) for m in markers])
+    history, chunks = _parent_history(context, inputs, samples.groups(), train)
     result = _forecast(context, history)
     table = _rename_chunks(result.table, chunks)
     tested = result.backtest
     summary = tested.summary() if tested is not None else []
-    events = work.table("events", stage=STAGE_EVENTS)
+    events = work.rows("events", stage=STAGE_EVENTS)
     regime, choice = policy_of_events(context, inputs, events, history, chunks, result.chosen)
     policy = policy_document(regime, choice, inputs.parent)
     figures = {
@@ -142,18 +143,22 @@ def _uniform_forecast(context: Context, generation: str, train: NDArray[np.bool_
     return StageResult(data_version=version, metadata={**figures, "chunks": 0, **heat_figures(heat[train])})
 
 
-def expected_draws(samples: pa.Table, train: NDArray[np.bool_], epochs: range, draws: list[int]) -> NDArray[np.float32]:
+def expected_draws(
+    samples: Iterable[pa.Table], train: NDArray[np.bool_], epochs: range, draws: list[int]
+) -> NDArray[np.float32]:
     """Return the draws expected of every sample in the next epoch: float32, shape (n,), zero outside the train split.
 
     Args:
-        samples: counts per (epoch, phase, sample).
+        samples: counts per (epoch, phase, sample), in parts.
         train: shape (n,), which samples are ever drawn.
         epochs: the window.
         draws: samples drawn in each epoch of it; the last one's total is expected again.
     """
-    counts = sample_counts(samples, len(train), list(epochs))[:, train]
+    counter = SampleCounter(len(train), list(epochs))
+    for part in samples:
+        counter.add(part)
     heat = np.zeros(len(train), np.float32)
-    heat[train] = sample_heat(counts, draws=float(draws[-1]))
+    heat[train] = sample_heat(counter.counts()[:, train], draws=float(draws[-1]))
     return heat
 
 
@@ -168,7 +173,7 @@ def heat_figures(heat: NDArray[np.float32]) -> dict[str, float]:
 
 
 def _parent_history(
-    context: Context, inputs: Inputs, samples: pa.Table, train: NDArray[np.bool_]
+    context: Context, inputs: Inputs, samples: Iterable[pa.Table], train: NDArray[np.bool_]
 ) -> tuple[History, NDArray[np.int32]]:
     """History of the parent's training chunks, and their numbers."""
     phases = context.config.loader.phases
@@ -179,7 +184,14 @@ def _parent_history(
         manifest = context.repository.open(inputs.parent)
         chunk_of, count = manifest.chunk_of, len(manifest.rows)
     chunks = np.unique(chunk_of[train]).astype(np.int32)
-    return select_chunks(chunk_history(samples, chunk_of, count, phases), chunks), chunks
+    return select_chunks(_draws(samples, chunk_of, count, phases), chunks), chunks
+
+
+def _draws(samples: Iterable[pa.Table], chunk_of: NDArray[np.int32], count: int, phases: int) -> History:
+    counter = DrawCounter(chunk_of, count, phases)
+    for part in samples:
+        counter.add(part)
+    return counter.history()
 
 
 def select_chunks(history: History, chunks: NDArray[np.int32]) -> History:
@@ -224,8 +236,8 @@ def rank_layout(
         table = uniform_ranking(expected, context.config.loader.phases)
         return _rename_chunks(table, chunks), np.zeros(count)
     work = context.work(inputs.generation)
-    samples = work.table("samples", stage=STAGE_EVENTS)
-    history = chunk_history(samples, chunk_of, count, context.config.loader.phases)
+    samples = work.rows("samples", stage=STAGE_EVENTS)
+    history = _draws(samples.groups(), chunk_of, count, context.config.loader.phases)
     model = work.json("forecast", stage=STAGE_FORECAST)["model"]
     result = forecast_chunks(
         select_chunks(history, chunks), cache_fraction=context.config.loader.cache_fraction, names=(model,)

@@ -41,18 +41,19 @@ def check_events(context: Context, generation: str) -> CheckOutcome:
     work = context.work(generation)
     report = work.json("events", stage=STAGE_EVENTS)
     problems = [f"{p['key']}: {p['what']}" for p in report["problems"] if p["severity"] == "error"]
-    samples = work.table("samples", stage=STAGE_EVENTS)
-    tables = (("events", work.table("events", stage=STAGE_EVENTS), EVENT_SCHEMA), ("samples", samples, SAMPLE_SCHEMA))
+    samples = work.rows("samples", stage=STAGE_EVENTS)
+    tables = (work.rows("events", stage=STAGE_EVENTS), EVENT_SCHEMA), (samples, SAMPLE_SCHEMA)
     problems += [
-        f"table {name!r} has the columns {table.schema.names}, expected {schema.names}"
-        for name, table, schema in tables
+        f"table {table.key!r} has the columns {table.schema.names}, expected {schema.names}"
+        for table, schema in tables
         if table.schema.names != schema.names
     ]
     found = [int(marker["epoch"]) for marker in report["markers"]]
     if found != list(inputs.epochs):
         problems.append(f"epochs {found} are marked as finished, the window is {list(inputs.epochs)}")
     draws = sum(int(marker["draws"]) for marker in report["markers"])
-    counted = int(samples.column("count").to_numpy().sum()) if samples.num_rows else 0
+    counts = samples.groups(("count",)) if samples.schema.names == SAMPLE_SCHEMA.names else ()
+    counted = sum(int(part.column("count").to_numpy().sum()) for part in counts)
     if counted != draws:
         problems.append(f"the logs hold {counted} draws, the markers report {draws}")
     return _outcome(problems, f"{len(found)} epochs, {draws} draws", errors=len(problems), draws=draws)

@@ -4,13 +4,16 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from foreshard.access.schema import EVENT_SCHEMA
 from foreshard.chain.access import STAGE_EVENTS, STAGE_FORECAST, rank_layout
 from foreshard.chain.context import Context, Inputs
 from foreshard.chain.dataset import recipe_stage
 from foreshard.chain.measure import load_predictor
 from foreshard.chain.result import StageResult, digest_of, head
+from foreshard.chain.tables import StoredTable
 from foreshard.config import ReshardConfig
 from foreshard.consistency.plots import score_plot
 from foreshard.consistency.profile import DatasetProfile
@@ -30,6 +33,7 @@ from foreshard.strategies import get_strategies
 STAGE_SCORES: Final = "consistency/scores"
 STAGE_PLAN: Final = "layout/plan"
 _SLOTS: Final = 16
+_MOST_FETCHES: Final = 4_000_000
 _REMOTE_LATENCY_S: Final = 5e-3
 _LOCAL_LATENCY_S: Final = 1e-4
 _LOCAL_BANDWIDTH: Final = 1e9
@@ -146,7 +150,7 @@ def cost_model(context: Context, inputs: Inputs, train_bytes: float) -> CostMode
     """Fit latency and bandwidth to the window's log; memory is what all nodes keep for prefetched chunks."""
     config = context.config
     share = config.loader.cache_fraction * train_bytes / len(config.cluster.nodes)
-    events = None if inputs.bootstrap else context.work(inputs.generation).table("events", stage=STAGE_EVENTS)
+    events = None if inputs.bootstrap else _fetches(context.work(inputs.generation).rows("events", stage=STAGE_EVENTS))
     remote = config.store.url.startswith("s3:")
     return fit_cost_model(
         events,
@@ -155,6 +159,17 @@ def cost_model(context: Context, inputs: Inputs, train_bytes: float) -> CostMode
         default_latency_s=_REMOTE_LATENCY_S if remote else _LOCAL_LATENCY_S,
         default_bandwidth=min(node.bandwidth for node in config.cluster.nodes) if remote else _LOCAL_BANDWIDTH,
     )
+
+
+def _fetches(events: StoredTable) -> pa.Table:
+    """Return the events that are fetches, every k-th where there are very many: what prices are fitted to."""
+    every = max(1, events.rows // _MOST_FETCHES)
+    columns = ("hit", "bytes", "fetch_us")
+    fetches = [EVENT_SCHEMA.empty_table().select(columns)]
+    for part in events.groups(columns):
+        missed = part.filter(pc.invert(part.column("hit")))
+        fetches.append(missed.take(np.arange(0, missed.num_rows, every)))
+    return pa.concat_tables(fetches)
 
 
 def _bounded(reshard: ReshardConfig, memory: float, row_bytes: float) -> ReshardConfig:

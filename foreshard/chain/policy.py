@@ -1,5 +1,6 @@
 """What the memory of a layout should do: the regime of the log, and the policy that the do-no-harm gate chooses."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any, Final
 
@@ -8,11 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from foreshard.access.chunk_trace import events_trace, thin
+from foreshard.access.chunk_trace import LayoutTouches, thinned
 from foreshard.access.history import History
 from foreshard.access.trace import Trace
 from foreshard.chain.context import Context, Inputs
 from foreshard.chain.result import Scalar
+from foreshard.chain.tables import StoredTable
 from foreshard.forecast.gate import WARM_UP, PolicyChoice, choose_policy
 from foreshard.forecast.hindsight import known_before
 from foreshard.forecast.judging import scored_from, whole_epochs
@@ -35,14 +37,14 @@ _MOST_REQUESTS: Final = 1_000_000
 
 
 def policy_of_events(
-    context: Context, inputs: Inputs, events: pa.Table, history: History, chunks: NDArray[np.int32], model: str
+    context: Context, inputs: Inputs, events: StoredTable, history: History, chunks: NDArray[np.int32], model: str
 ) -> tuple[Regime, PolicyChoice | None]:
     """Tell the regime of a window's log, and choose a policy by how the parent's chunks were touched.
 
     Args:
         context: the shared context.
         inputs: what the generation is pinned to.
-        events: rows of `EVENT_SCHEMA`.
+        events: the window's, rows of `EVENT_SCHEMA`.
         history: draws of the parent's training chunks.
         chunks: their numbers.
         model: the forecaster that pins.
@@ -54,12 +56,26 @@ def policy_of_events(
         return detect_regime(history), None
     manifest = context.repository.open(inputs.parent)
     regime = detect_regime(history, nbytes=manifest.rows[chunks].astype(np.int64))
-    epochs, phases = np.unique(history.epochs).tolist(), history.phases_per_epoch
-    sizes = manifest.nbytes[chunks]
-    events = events.filter(pc.is_in(events.column("epoch"), pa.array(epochs[-_replayed_epochs(phases) :], pa.int32())))
-    generation = manifest.header.generation
-    trace = events_trace(events, chunks, sizes, generation=generation, epochs=epochs, phases=phases)
+    trace, kept = _replayed(events, history, chunks, manifest)
+    history = replace(history, counts=history.counts[:, kept])
     return regime, _choose(context, inputs, trace, history, regime, model)
+
+
+def _replayed(
+    events: StoredTable, history: History, chunks: NDArray[np.int32], manifest: Manifest
+) -> tuple[Trace, NDArray[np.int64]]:
+    """Return the touches that are replayed, and which of the chunks they are of: not all where there are many."""
+    epochs, phases = np.unique(history.epochs).tolist(), history.phases_per_epoch
+    last = pa.array(epochs[-_replayed_epochs(phases) :], pa.int32())
+
+    def parts() -> Iterator[pa.Table]:
+        for part in events.groups(("generation", "epoch", "rank", "step", "phase", "chunk")):
+            yield part.filter(pc.is_in(part.column("epoch"), last))
+
+    touches = LayoutTouches(chunks, manifest.header.generation, epochs, phases)
+    kept = thinned(touches.requests(parts()), _MOST_REQUESTS)
+    touches = replace(touches, chunks=chunks[kept])
+    return touches.trace(parts(), manifest.nbytes[touches.chunks]), kept
 
 
 def _replayed_epochs(phases: int) -> int:
@@ -97,7 +113,6 @@ def _same_chunks(context: Context, inputs: Inputs, manifest: Manifest) -> bool:
 def _choose(
     context: Context, inputs: Inputs, trace: Trace, history: History, regime: Regime, model: str
 ) -> PolicyChoice | None:
-    trace, history = thin(trace, history, _MOST_REQUESTS)
     if trace.windows < 2 or not len(trace.window(trace.windows - 1)):  # noqa: PLR2004 - one to learn from, one to try
         return None
     rules = whole_epochs(trace.phases_per_epoch)

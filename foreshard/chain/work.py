@@ -1,16 +1,19 @@
 """Intermediate results of one generation in the object store: Parquet tables and small JSON documents."""
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from foreshard.chain.result import digest_of
+from foreshard.chain.tables import StoredTable, TableWriter
 from foreshard.errors import CorruptDataError, ObjectExistsError, ObjectNotFoundError, StorageError
 from foreshard.keys import DatasetKeys
 from foreshard.storage import ObjectStore
+
+T = TypeVar("T")
 
 
 def encode_table(table: pa.Table) -> bytes:
@@ -64,7 +67,19 @@ class Work:
             StorageError: the stage has not run for this generation.
         """
         key = self._key(f"{name}.parquet")
-        return decode_table(self._get(key, stage), key)
+        return decode_table(self._written(key, stage, self._store.get), key)
+
+    def put_rows(self, name: str, rows: TableWriter) -> str:
+        """Write `<name>.parquet` out of what a writer collected, and return the digest of its bytes."""
+        return rows.finish(lambda raw: self._store.put(self._key(f"{name}.parquet"), raw))
+
+    def rows(self, name: str, *, stage: str) -> StoredTable:
+        """Return the table `<name>.parquet` that `stage` writes, to be read a part at a time.
+
+        Raises:
+            StorageError: the stage has not run for this generation.
+        """
+        return self._written(self._key(f"{name}.parquet"), stage, lambda key: StoredTable(self._store, key))
 
     def put_json(self, name: str, value: Mapping[str, Any]) -> str:
         """Write `<name>.json` and return the digest of its bytes."""
@@ -78,7 +93,7 @@ class Work:
         Raises:
             StorageError: the stage has not run for this generation.
         """
-        return json.loads(self._get(self._key(f"{name}.json"), stage))
+        return json.loads(self._written(self._key(f"{name}.json"), stage, self._store.get))
 
     def find_json(self, name: str) -> dict[str, Any] | None:
         """Return the document `<name>.json`, or None where there is none."""
@@ -99,9 +114,9 @@ class Work:
     def _key(self, name: str) -> str:
         return self._keys.work(self.generation, name)
 
-    def _get(self, key: str, stage: str) -> bytes:
+    def _written(self, key: str, stage: str, read: Callable[[str], T]) -> T:
         try:
-            return self._store.get(key)
+            return read(key)
         except ObjectNotFoundError as error:
             raise StorageError(
                 f"{key!r} is missing in {self._store.url}; run the stage {stage} of generation {self.generation} first"

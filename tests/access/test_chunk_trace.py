@@ -7,11 +7,10 @@ from access_world import CHUNK_OF, CHUNKS, GENERATION, PHASES, RANKS, STEPS, bat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foreshard.access.chunk_trace import events_trace, thin
+from foreshard.access.chunk_trace import LayoutTouches, thinned
 from foreshard.access.ingest import ingest
 from foreshard.access.markers import write_marker
 from foreshard.access.schema import EVENT_SCHEMA
-from foreshard.access.trace import Trace
 from foreshard.errors import LogError
 from foreshard.keys import DatasetKeys
 from foreshard.storage import ObjectStore
@@ -29,7 +28,13 @@ def logged(epochs):
 def make(events, chunks=None, **changes):
     chunks = np.arange(CHUNKS, dtype=np.int32) if chunks is None else chunks
     options = {"generation": GENERATION, "epochs": [1, 2], "phases": PHASES, **changes}
-    return events_trace(events, chunks, SIZES[chunks], **options)
+    touches = LayoutTouches(chunks, **options)
+    trace = touches.trace([events], SIZES[chunks])
+    half = len(events) // 2
+    parts = [events.slice(0, half), events.slice(half)]
+    assert touches.trace(parts, SIZES[chunks]).objects.tolist() == trace.objects.tolist()
+    assert touches.requests(parts).tolist() == np.bincount(trace.objects, minlength=len(chunks)).tolist()
+    return trace
 
 
 def test_touches_come_by_epoch_step_and_rank_whatever_order_the_table_has():
@@ -79,23 +84,24 @@ def test_phases_that_do_not_fit_are_refused():
         make(logged([1]), phases=2)
 
 
+def test_nothing_read_makes_a_trace_of_empty_windows():
+    trace = LayoutTouches(np.arange(CHUNKS, dtype=np.int32), GENERATION, [1, 2], PHASES).trace([], SIZES)
+    assert (trace.windows, len(trace.objects), len(trace.names)) == (2 * PHASES, 0, CHUNKS)
+    assert len(make(logged([1]), chunks=np.zeros(0, np.int32)).objects) == 0
+
+
 @given(seed=st.integers(0, 10**6), most=st.integers(1, 400))
 @settings(max_examples=60, deadline=None)
-def test_thinning_keeps_all_requests_of_what_it_keeps_and_no_others(seed, most):
-    rng = np.random.default_rng(seed)
-    objects = rng.integers(0, 30, 300).astype(np.int32)
-    trace = Trace(objects, np.arange(30).astype(object), np.arange(1, 31), np.array([0, 100, 180, 300]), 3)
-    thinned, history = thin(trace, trace.history(), most, seed=seed)
-    assert len(thinned.objects) <= most
-    kept = thinned.names.astype(int)
-    assert thinned.names[thinned.objects].tolist() == [one for one in objects.tolist() if one in set(kept.tolist())]
-    assert history.counts.tolist() == trace.history().counts[:, kept].tolist()
-    assert thinned.history().counts.tolist() == history.counts.tolist()
-    assert thinned.nbytes.tolist() == (kept + 1).tolist()
+def test_thinning_keeps_as_many_objects_as_have_few_enough_requests_together(seed, most):
+    requests = np.random.default_rng(seed).multinomial(300, np.full(30, 1 / 30))
+    kept = thinned(requests, most, seed=seed)
+    assert kept.tolist() == np.unique(kept).tolist()
+    assert kept.tolist() == thinned(requests, most, seed=seed).tolist()
+    assert requests[kept].sum() <= most
     if most >= 300:
-        assert thinned is trace
+        assert kept.tolist() == list(range(30))
     elif most >= 60:
-        assert len(thinned.objects) > most - 30
+        assert requests[kept].sum() > most - 30
 
 
 def test_the_schema_of_events_is_the_one_that_is_read():

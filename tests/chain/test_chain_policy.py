@@ -104,7 +104,9 @@ def choose(chain, events=None):
     """What the stage chooses, or would for other events."""
     context = chain._context
     history, chunks = history_of_parent(chain)
-    events = work_of(chain).table("events", stage="x") if events is None else events
+    if events is not None:
+        work_of(chain).put_table("events", events)
+    events = work_of(chain).rows("events", stage="x")
     return policy_of_events(context, context.inputs(SECOND), events, history, chunks, "ewma")
 
 
@@ -121,7 +123,7 @@ def test_without_events_of_the_layout_that_is_left_no_policy_is_chosen(chain):
         assert choice is None
         document = policy_document(regime, choice, None)
         assert (document["policy"], document["pin_fraction"]) == (None, PIN_ALL.pin_fraction)
-    assert choose(chain)[1] is not None
+    assert choose(chain, events)[1] is not None
 
 
 def test_the_policy_in_use_is_the_one_the_layout_was_published_with(chain, monkeypatch):
