@@ -104,7 +104,7 @@ def test_what_was_not_finished_is_not_written():
 def test_a_missing_table_names_the_stage_and_a_broken_one_its_key():
     store = ObjectStore.open("memory://")
     work = work_on(store)
-    with pytest.raises(StorageError, match="run the stage access/events of generation demo.e000002 first"):
+    with pytest.raises(StorageError, match=r"run the stage access/events of generation demo\.e000002 first"):
         work.rows("samples", stage="access/events")
     with TableWriter(SAMPLE_SCHEMA) as writer:
         writer.add(samples(50_000))
