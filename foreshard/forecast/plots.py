@@ -22,6 +22,7 @@ from foreshard.forecast.curves import (
 )
 from foreshard.forecast.metrics import hit_mass
 from foreshard.forecast.ranking import ForecastResult
+from foreshard.forecast.sampling import sampled
 from foreshard.forecast.trials import HeldOut
 
 SMALL_DPI: Final = 80
@@ -103,7 +104,8 @@ def hit_mass_figure(
     """Draw the share of accesses on the chunks kept, by how many are: the model, the baselines and the oracle."""
     chunks = len(held.actual)
     sizes = cache_sizes(chunks)
-    expected = {name: each for name, each in baseline_forecasts(history, len(held.accessed)).items() if name != model}
+    past = sampled(history)  # as the backtest did
+    expected = {name: each for name, each in baseline_forecasts(past, len(held.accessed)).items() if name != model}
     expected[model] = held.expected
     figure, axes = _figure(_SIZE)
     share = sizes / chunks * 100
@@ -118,7 +120,7 @@ def hit_mass_figure(
     by_chance = f": {cache_fraction:.1%}" if cache_fraction is not None else ""
     axes.plot(share, share, color="0.75", linewidth=1, label="by chance" + by_chance)
     axes.set(ylabel="accesses to them, %", title="Hit mass on the newest held-out windows", ylim=(0, 100))
-    axes.set_xlabel(f"{what} kept, % of {chunks:,}")
+    axes.set_xlabel(f"{what} kept, % of {history.chunks:,}")
     if cache_fraction is not None:
         axes.axvline(cache_fraction * 100, color=_GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
     _percent_axis(axes, share, logarithmic=chunks >= _LOG_FROM)

@@ -12,6 +12,7 @@ from foreshard.errors import ConfigError, LogError
 from foreshard.forecast.backtest import MIN_WINDOWS, Backtest, backtest
 from foreshard.forecast.base import Forecast
 from foreshard.forecast.registry import default_names, make_forecasters
+from foreshard.forecast.sampling import sampled
 
 FORECAST_SCHEMA: Final = pa.schema(
     [
@@ -55,6 +56,8 @@ class ForecastResult:
 def forecast_chunks(history: History, *, cache_fraction: float, names: Sequence[str] | None = None) -> ForecastResult:
     """Choose a forecaster by backtest, fit it on the whole history and rank the chunks for the next epoch.
 
+    The backtest is of a million chunks at most, see `sampled`.
+
     Args:
         history: accesses so far, on the layout whose chunks are to be ranked.
         cache_fraction: share of the chunks that fit into the cache, in (0, 1].
@@ -74,7 +77,7 @@ def forecast_chunks(history: History, *, cache_fraction: float, names: Sequence[
         )
     tested = None
     if history.windows >= MIN_WINDOWS:
-        tested = backtest(history, names, cache_fraction=cache_fraction)
+        tested = backtest(sampled(history), names, cache_fraction=cache_fraction)
     chosen = tested.chosen if tested else _WITHOUT_BACKTEST
     forecaster = make_forecasters([chosen])[chosen].fit(history)
     left = -history.next_phase % history.phases_per_epoch
