@@ -18,6 +18,8 @@ MARGIN: Final = 0.002
 
 SCORED_WINDOWS: Final = 3
 
+_STANDARD_ERRORS: Final = 3.0
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -97,17 +99,20 @@ def judge(
     totals = {policy.name: sum((window[policy.name] for window in tallies), NOTHING) for policy in rules.policies}
     if current is not None and current not in totals:
         raise ConfigError(f"the policy in use {current!r} is not one of {', '.join(totals)}; pass None, or add it")
-    reactive = max((p.name for p in rules.policies if p.reactive), key=lambda name: worth(totals[name]))
+    if _keeping_is_among_the_best(totals, rules.margin) and regime().kind == "uniform":
+        return KEEP, (
+            f"{regime().words} No policy hits clearly more often than one that never evicts "
+            f"({totals[KEEP].hit_rate:.1%})."
+        )
+    # What never evicting brings depends on what it began with: elsewhere a replay that began lately tells nothing.
+    if any(policy.reactive and policy.name != KEEP for policy in rules.policies):
+        totals.pop(KEEP, None)
+    reactive = max((p.name for p in rules.policies if p.reactive and p.name in totals), key=lambda n: worth(totals[n]))
     limit = totals[reactive].load_bytes + rules.budget * totals[reactive].request_bytes
     affordable = [name for name, total in totals.items() if total.load_bytes <= limit]
     best = max(affordable, key=lambda name: worth(totals[name]))
     gain = totals[best].hit_rate - totals[reactive].hit_rate
     figures = f"{totals[best].hit_rate:.1%} of requests hit, {totals[reactive].hit_rate:.1%} with {reactive}"
-    close = KEEP in totals and totals[KEEP].hit_rate >= totals[best].hit_rate - rules.margin
-    if close and regime().kind == "uniform":
-        return KEEP, (
-            f"{regime().words} No policy hits more often than one that never evicts ({totals[KEEP].hit_rate:.1%})."
-        )
     if current is not None and current != best and current in affordable:
         ahead = totals[best].hit_rate - totals[current].hit_rate
         always = all(window[best].hits > window[current].hits for window in tallies)
@@ -121,6 +126,19 @@ def judge(
         return best, f"{best}: {tried}."
     extra = (totals[best].load_bytes - totals[reactive].load_bytes) / max(totals[best].request_bytes, 1)
     return best, f"{best}: {figures}, a gain of {gain:.2%} for {extra:+.2%} of the bytes requested."
+
+
+def _keeping_is_among_the_best(totals: Mapping[str, Tally], margin: float) -> bool:
+    """Whether no policy hits clearly more often than one that never evicts: by more than chance alone brings about.
+
+    Three standard errors of a difference of two independent rates; policies that serve the same requests differ less.
+    """
+    if KEEP not in totals:
+        return False
+    kept = totals[KEEP]
+    best = max(total.hit_rate for total in totals.values())
+    error = (2 * best * (1 - best) / max(kept.requests, 1)) ** 0.5
+    return kept.hit_rate >= best - max(margin, _STANDARD_ERRORS * error)
 
 
 def worth(total: Tally) -> tuple[int, int]:

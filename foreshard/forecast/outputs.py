@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from foreshard.forecast.page import render_page
+from foreshard.forecast.pins import pins, pins_table
 from foreshard.forecast.plots import LARGE_DPI, forecast_plots
 from foreshard.forecast.ranking import FORECAST_SCHEMA
 from foreshard.forecast.report import study_sections
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 RANKED: Final = "ranked.parquet"
+PINS: Final = "pins.parquet"
 SCORES: Final = "scores.parquet"
 POLICY: Final = "policy.json"
 LEFT_OUT: Final = "quarantine.jsonl"
@@ -25,7 +27,7 @@ IMPORT: Final = "import.json"
 PAGE: Final = "report.html"
 PLOTS: Final = ("calibration.png", "hit_mass.png", "top_chunks.png")
 
-FILES: Final = frozenset({RANKED, SCORES, POLICY, LEFT_OUT, IMPORT, PAGE, *PLOTS})
+FILES: Final = frozenset({RANKED, PINS, SCORES, POLICY, LEFT_OUT, IMPORT, PAGE, *PLOTS})
 """Everything that may be in the folder."""
 
 RANKED_SCHEMA: Final = FORECAST_SCHEMA.append(pa.field("object", pa.string()))
@@ -67,6 +69,8 @@ def study_files(study: Study, log: Path, quarantine: Path, *, top: int, plots: b
         PAGE: page.encode(),
         **{f"{name}.png": raw for name, raw in pictures.items()},
     }
+    if pins(study):
+        files[PINS] = _parquet(pins_table(study))
     if study.result.backtest is not None:
         files[SCORES] = _parquet(study.result.backtest.scores)
     return files

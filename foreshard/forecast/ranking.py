@@ -1,11 +1,12 @@
 """From a history to the ranked list of chunks that the next layout and the prefetch manifests are made of."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from foreshard.access.history import History
 from foreshard.errors import ConfigError, LogError
@@ -44,6 +45,7 @@ class ForecastResult:
         chosen: the model that made the forecast.
         error: of its expected counts where that is known, in [0, 1]; 1 without a backtest.
         note: what is particular about the forecast, such as members an ensemble had to do without; or empty.
+        by_phase: float64 (P, C), draws expected of every chunk in each phase of the next epoch.
     """
 
     table: pa.Table
@@ -51,6 +53,7 @@ class ForecastResult:
     chosen: str
     error: float
     note: str = ""
+    by_phase: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
 
 
 def forecast_chunks(history: History, *, cache_fraction: float, names: Sequence[str] | None = None) -> ForecastResult:
@@ -83,7 +86,8 @@ def forecast_chunks(history: History, *, cache_fraction: float, names: Sequence[
     left = -history.next_phase % history.phases_per_epoch
     forecast = _after(forecaster.predict(left + history.phases_per_epoch), left)
     table = rank_chunks({chosen: forecast}, tested, history.phases_per_epoch)
-    return ForecastResult(table, tested, chosen, tested.error if tested else 1.0, forecast.note)
+    error = tested.error if tested else 1.0
+    return ForecastResult(table, tested, chosen, error, forecast.note, forecast.expected[: history.phases_per_epoch])
 
 
 def forecast_phases(history: History, phases: int, result: ForecastResult) -> pa.Table:

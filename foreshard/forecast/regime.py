@@ -17,7 +17,8 @@ from foreshard.forecast.regime_evidence import CLEAR, Evidence, gather_evidence
 RegimeKind = Literal["uniform", "popularity", "drift", "seasonal"]
 
 _ALL: Final = 0.98
-"""Share from which exactness counts as the rule: logs lose a few events."""
+"""Share from which exactness counts as the rule: logs lose a few events. Where as many requests go to objects never
+seen before, nothing is read a second time, and what is in memory is of no use."""
 
 _EQUAL_RATES: Final = 0.1
 """Coefficient of variation of the rates below which it does not pay to tell objects apart."""
@@ -89,7 +90,7 @@ def _kind(evidence: Evidence, *, noise: float, sized: bool, objects: int) -> Reg
     alike = spread <= _EXACT_RATES if sized else e.concentration < _HEAVY_HEAD
     repeated = (e.equal_share or 0.0) >= _ALL or (sized and e.dispersion is not None and e.dispersion < 1 / 2)
     independent = e.dispersion is None or e.dispersion <= 1 + max(0.1, CLEAR * np.sqrt(2 / objects))
-    if (repeated and alike) or (independent and spread <= max(_EQUAL_RATES, noise)):
+    if (e.unseen or 0.0) <= _ALL and ((repeated and alike) or (independent and spread <= max(_EQUAL_RATES, noise))):
         return "uniform"
     lasting = e.overlap is None or e.overlap_far is None or e.overlap_far >= _LASTING * e.overlap
     persistent = e.persistence is None or e.persistence >= _PERSISTENT

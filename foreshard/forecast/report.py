@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from foreshard.forecast.pins import pins
 from foreshard.forecast.ranking import ForecastResult
 from foreshard.forecast.sections import Cell, Column, Grid, Section, printable
 from foreshard.simulate.caches import KEEP
@@ -188,6 +189,7 @@ def ranking_section(result: ForecastResult, trace: "Trace", top: int) -> Section
 def policy_section(study: "Study") -> Section:
     """Say what to keep in memory, and what each way would have brought."""
     choice, unit = study.choice, "epoch" if study.history.phases_per_epoch > 1 else "window"
+    trace = study.imported.trace
     windows = choice.evidence.column("window").to_numpy() + 1
     rows = choice.summary()
     columns = [
@@ -205,7 +207,10 @@ def policy_section(study: "Study") -> Section:
         ]
         for row in rows
     ]
-    cells.append(["MIN", study.best_possible, None, None, "knows the future and fetches nothing ahead"])
+    told = "knows the future and fetches nothing ahead"
+    if (trace.nbytes != trace.nbytes[0]).any():
+        told += "; sizes differ, so that it is no upper bound"
+    cells.append(["MIN", study.best_possible, None, None, told])
     note = (
         f"What each would have done in windows {windows.min()} to {windows.max()} with a cache for "
         f"{study.cache_fraction * 100:.3g}% of the bytes, by forecasts made before each {unit}. Loads include what is "
@@ -222,14 +227,16 @@ def _advice(choice: "PolicyChoice") -> str:
         return "Keep what is in memory and evict nothing."
     if not choice.pin_fraction:
         return f"Let {choice.name} decide what stays, and pin nothing."
-    pinned = f"Give {choice.pin_fraction:.0%} of the cache to the objects ranked first, anew for every window"
+    pinned = f"Give {choice.pin_fraction:.0%} of the cache to what is expected most per byte"
     rest = next((policy.rest for policy in POLICIES if policy.name == choice.name), None)
-    return f"{pinned}, and the rest to {rest}." if rest else f"{pinned}."
+    others = f", and the rest to {rest}" if rest else ""
+    return f"{pinned}{others}; choose anew for every window. --out lists the objects in pins.parquet."
 
 
 def study_sections(study: "Study", top: int) -> list[Section]:
     """Return the report: what was read, how it is read, how well it can be forecast, what comes next, what to keep."""
-    trace, uniform = study.imported.trace, study.regime.kind == "uniform"
+    # Where pinning by forecast is advised all the same, the ranking is no guess.
+    trace, uniform = study.imported.trace, study.regime.kind == "uniform" and not pins(study)
     return [
         read_section(trace, study.imported.report),
         regime_section(study.regime),

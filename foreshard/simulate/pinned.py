@@ -27,7 +27,7 @@ class Pinned:
         Args:
             ranked: objects that are expected to be wanted, the best first.
         """
-        chosen = ranked[: int(np.searchsorted(np.cumsum(self._nbytes[ranked]), self._capacity, side="right"))]
+        chosen = best_that_fit(ranked, self._nbytes, self._capacity)
         held = self.holds()
         self._pinned[:] = False
         self._pinned[chosen] = True
@@ -46,3 +46,14 @@ class Pinned:
     def holds(self) -> NDArray[np.bool_]:
         """Return which objects are held, bool (C,)."""
         return self._pinned | self._rest.holds() if self._rest is not None else self._pinned.copy()
+
+
+def best_that_fit(ranked: NDArray[np.int64], nbytes: NDArray[np.int64], capacity: int) -> NDArray[np.int64]:
+    """Return the best objects, as many as fit together.
+
+    Args:
+        ranked: objects, the best first.
+        nbytes: int64 (C,), size of every object.
+        capacity: bytes.
+    """
+    return ranked[: int(np.searchsorted(np.cumsum(nbytes[ranked]), capacity, side="right"))]

@@ -155,8 +155,13 @@ def rank_by_worth(expected: NDArray[np.float64], nbytes: NDArray[np.int64]) -> N
     return wanted[np.argsort(-(expected[wanted] / nbytes[wanted]), kind="stable")]
 
 
+def pinned_bytes(pin_fraction: float, capacity: int) -> int:
+    """Return the bytes of a cache that are pinned."""
+    return int(round(pin_fraction * capacity, 6))
+
+
 def _open(policy: Policy, nbytes: NDArray[np.int64], capacity: int) -> Cache | Pinned:
-    pinned = int(round(policy.pin_fraction * capacity, 6))
+    pinned = pinned_bytes(policy.pin_fraction, capacity)
     rest = REACTIVE[policy.rest](nbytes, capacity - pinned) if policy.rest is not None else None
     if policy.reactive:
         assert rest is not None, "checked by Shadow"
