@@ -223,7 +223,7 @@ def _window_axis(axes: Any, history: History) -> None:  # noqa: ANN401
     """Ticks at the beginning of epochs, where an epoch has several windows; else at windows."""
     per_epoch = history.phases_per_epoch
     if per_epoch == 1 or history.windows < 2 * per_epoch:
-        axes.set_xlabel("window")
+        axes.set_xlabel("windows since the log begins")
         axes.xaxis.get_major_locator().set_params(integer=True)
         return
     first = np.flatnonzero(history.phases == 0)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from cli_world import ROOT, run, start
 
-from foreshard.forecast.outputs import FILES, PLOTS, RANKED_SCHEMA
+from foreshard.forecast.outputs import FILES, PINS, PLOTS, RANKED_SCHEMA
 
 DATA = Path(__file__).parents[1] / "data" / "forecast"
 DLIO, WEB = DATA / "show_dlio.tar.gz", DATA / "show_web12.parquet"
@@ -157,7 +157,7 @@ def test_the_folder_holds_everything_and_the_same_again(tmp_path):
 def test_without_plots_there_are_none(tmp_path):
     out = tmp_path / "out"
     assert run("forecast", str(DLIO), *QUICK, "--out", str(out), "--no-plots").exit_code == 0
-    assert {each.name for each in out.iterdir()} == FILES - set(PLOTS)
+    assert {each.name for each in out.iterdir()} == FILES - {*PLOTS, PINS}
     assert "<img" not in (out / "report.html").read_text(encoding="utf-8")
 
 

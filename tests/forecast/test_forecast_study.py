@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from forecast_world import shuffled
 
@@ -10,9 +11,13 @@ from foreshard.access.importers import Imported, Report
 from foreshard.access.trace import Trace, equal_starts
 from foreshard.errors import ConfigError
 from foreshard.forecast import study
-from foreshard.forecast.gate import warm_from
-from foreshard.forecast.report import policy_section
+from foreshard.forecast.gate import until, warm_from
+from foreshard.forecast.hindsight import known_before
+from foreshard.forecast.judging import capacity_of
+from foreshard.forecast.pins import PINS_SCHEMA, pins, pins_table
+from foreshard.forecast.report import policy_section, study_sections
 from foreshard.forecast.study import study_log
+from foreshard.simulate.shadow import Policy, Shadow, hybrid
 
 MODELS = ("last", "ewma")
 REACTIVE = ("lru", "s3-fifo", "sieve", "keep")
@@ -104,7 +109,8 @@ def test_more_counts_than_fit_in_memory_are_refused(monkeypatch):
         (
             "hybrid-0.75",
             0.75,
-            "Give 75% of the cache to what is expected most per byte, and the rest to lru; choose anew for every window.",
+            "Give 75% of the cache to what is expected most per byte, and the rest to lru; "
+            "choose anew for every window.",
         ),
     ],
 )
@@ -115,3 +121,68 @@ def test_the_report_advises_the_policy_that_was_chosen_and_marks_it(name, fracti
     assert section.sentences[0].removesuffix(" --out lists the objects in pins.parquet.") == words
     assert [row[0] for at, row in enumerate(section.grid.rows) if at in section.grid.marked] == [name]
     assert section.grid.rows[-1][:2] == ["MIN", found.best_possible]
+
+
+def test_the_report_says_that_min_is_no_bound_where_sizes_differ():
+    words = {}
+    for sizes in (None, np.arange(50) + 1):
+        found = study_log(imported(independent(2_000, 50), 8, nbytes=sizes), cache_fraction=0.2, names=MODELS)
+        words[sizes is None] = str(policy_section(found).grid.rows[-1][-1])
+    assert "sizes differ, so that it is no upper bound" in words[False]
+    assert "sizes differ" not in words[True]
+
+
+def test_a_ranking_that_is_pinned_by_is_shown_though_the_log_is_uniform():
+    found = study_log(imported(np.tile(np.arange(60), 20), 8), cache_fraction=0.2, names=MODELS)
+    assert (found.regime.kind, found.choice.name) == ("uniform", "keep")
+    titles = [section.title for section in study_sections(found, 5)]
+    assert "What comes next" not in titles
+    pinning = replace(found, choice=replace(found.choice, name="pin", pin_fraction=1.0))
+    sections = study_sections(pinning, 5)
+    assert "What comes next" in [section.title for section in sections]
+    assert not any("nothing to predict: everything" in text for section in sections for text in section.sentences)
+
+
+# -- what is pinned ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phases", [1, 3])
+@pytest.mark.parametrize("sized", [False, True])
+@pytest.mark.parametrize(("policy", "share"), [("pin", 1.0), ("hybrid-0.5", 0.5)])
+def test_what_is_written_to_be_pinned_is_what_the_replay_would_pin_next(phases, sized, policy, share):
+    rng = np.random.default_rng(3)
+    objects = independent(6_000, 80)
+    if phases > 1:  # a third of the objects in every phase
+        objects = objects * phases + np.tile(np.repeat(np.arange(phases), 200), 10)
+    count = 80 * phases
+    sizes = rng.integers(1, 1000, count) if sized else np.ones(count, np.int64)
+    whole = imported(objects, 10 * phases, phases, count, sizes)
+    known = replace(whole, trace=until(whole.trace, 9 * phases))
+    found = study_log(known, cache_fraction=0.2, names=["ewma"])
+    found = replace(found, choice=replace(found.choice, name=policy, pin_fraction=share))
+    table = pins_table(found)
+    assert table.schema.equals(PINS_SCHEMA)
+    assert set(table.column("phase").to_pylist()) == set(range(phases))
+
+    capacity = capacity_of(whole.trace, 0.2)
+    shadow = Shadow(whole.trace, capacity, [Policy("pin", 1, None)] if share == 1 else [hybrid(0.5)])
+    expected = known_before(whole.trace.history(), "ewma", 9 * phases)
+    for phase in range(phases):
+        shadow.run(9 * phases + phase, expected(9 * phases + phase))
+        cache = shadow._caches[policy]
+        mine = table.filter(pa.array(table.column("phase").to_numpy() == phase))
+        named = [int(name) for name in mine.column("object").to_pylist()]
+        assert sorted(named) == np.flatnonzero(cache._pinned).tolist()
+        assert mine.column("order").to_pylist() == list(range(len(named)))
+        assert mine.column("nbytes").to_pylist() == sizes[named].tolist()
+        assert sum(sizes[named]) <= share * capacity
+        worth = mine.column("expected").to_numpy() / sizes[named]
+        assert (np.diff(worth) <= 0).all()
+
+
+def test_nothing_is_written_where_nothing_is_pinned():
+    found = study_log(imported(independent(2_000, 50), 8), cache_fraction=0.2, names=MODELS)
+    for name, share in (("lru", 0.0), ("keep", 1.0)):
+        chosen = replace(found, choice=replace(found.choice, name=name, pin_fraction=share))
+        assert not pins(chosen)
+        assert pins_table(chosen).num_rows == 0

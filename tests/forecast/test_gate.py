@@ -157,8 +157,36 @@ def test_never_evicting_needs_a_uniform_regime_and_the_most_hits():
     trace, rates = weighted()
     popular = choose_policy(trace, lambda _: rates, 0.05).regime
     assert judge([{"lru": tally(500), "keep": tally(500)}], "lru", rules, lambda: popular)[0] == "lru"
+    assert judge([{"lru": tally(300), "keep": tally(600)}], None, rules, lambda: popular)[0] == "lru"
+    assert judge([{"lru": tally(300), "keep": tally(600)}], "keep", rules, lambda: popular)[0] == "lru"
     # Chunks that are read in bursts within an epoch: uniform counts, yet recency helps.
     assert judge([{"lru": tally(500), "keep": tally(400)}], None, rules, lambda: uniform)[0] == "lru"
+    only = Rules(policies=[Policy("keep", 0, "keep"), Policy("pin", 1, None)])
+    assert judge([{"keep": tally(600), "pin": tally(500)}], None, only, lambda: popular)[0] == "keep"
+
+
+@pytest.mark.parametrize("requests", [300, 3_000, 300_000])
+def test_chance_alone_does_not_make_another_policy_better_in_a_uniform_log(requests):
+    trace = read("gate_dlio.parquet", 5)
+    uniform = choose_policy(trace, by_ewma(trace), 0.5).regime
+    rules = Rules(policies=[Policy("lru", 0, "lru"), Policy("keep", 0, "keep"), Policy("pin", 1, None)])
+    error = (2 * 0.1 * 0.9 / requests) ** 0.5
+
+    def chosen(ahead):
+        hits = {"lru": 0.1, "keep": 0.1, "pin": 0.1 + max(ahead * error, 0.002 * ahead)}
+        window = {name: tally(round(share * requests), requests=requests) for name, share in hits.items()}
+        return judge([window], None, rules, lambda: uniform)[0]
+
+    assert [chosen(ahead) for ahead in (0, 0.9, 6)] == ["keep", "keep", "pin"]
+
+
+@pytest.mark.parametrize(("objects", "requests"), [(40, 3_000), (200, 12_000)])
+def test_nothing_is_pinned_where_requests_are_drawn_evenly(objects, requests):
+    chosen = []
+    for seed in range(12):
+        trace = trace_of(np.random.default_rng(seed).integers(0, objects, requests), 24, objects)
+        chosen.append(choose_policy(trace, by_ewma(trace), 0.1).name)
+    assert set(chosen) == {"keep"}
 
 
 def test_evidence_tells_every_policy_in_every_scored_window():
