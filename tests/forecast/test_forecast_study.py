@@ -109,8 +109,10 @@ def test_more_counts_than_fit_in_memory_are_refused(monkeypatch):
         (
             "hybrid-0.75",
             0.75,
-            "Give 75% of the cache to what is expected most per byte, and the rest to lru; "
-            "choose anew for every window.",
+            (
+                "Give 75% of the cache to what is expected most per byte, and the rest to lru; "
+                "choose anew for every window."
+            ),
         ),
     ],
 )
