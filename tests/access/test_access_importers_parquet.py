@@ -1,3 +1,4 @@
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -6,9 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from full_disk import files_up_to
+from hypothesis import given
+from hypothesis import strategies as st
 from import_world import asked, reasons
 
 from foreshard.access.importers import import_trace
+from foreshard.access.importers.columns import RowChecker
 from foreshard.access.importers.parquet_rows import DAMAGED
 from foreshard.errors import LogError
 
@@ -153,9 +157,49 @@ def test_a_damaged_row_group_is_reported_and_the_others_kept(file):
     got = import_trace(file)
     assert asked(got) == [*keys[:1000], *keys[2000:2500], *keys[2501:]]
     assert {f.reason: (f.count, f.examples[0].where) for f in got.report.findings} == {
-        DAMAGED: (1, "rows 1000..1999"),
+        DAMAGED: (1000, "rows 1000..1999"),
         "object negative": (1, "row 2500"),
     }
+    assert got.report.quarantined == 1001
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=40), st.sampled_from([pa.uint64(), pa.string()]))
+def test_ids_of_64_bits_are_kept_whatever_their_highest_bit(tmp_path_factory, ids, kind):
+    path = tmp_path_factory.getbasetemp() / "large.parquet"
+    got = load(path, {"key": pa.array(ids, pa.uint64()).cast(kind)}, row_group_size=7)
+    assert [int(name) for name in asked(got)] == ids
+    assert reasons(got.report) == {}
+
+
+@pytest.mark.parametrize("role", ["epoch", "size"])
+def test_one_value_of_64_bits_costs_no_other_record(file, role):
+    values = pa.array([1, 1, 2**63 + 5, 1], pa.uint64())
+    got = load(file, {"key": [4, 5, 6, 7], role: values})
+    assert [name for name in asked(got) if name != 6] == [4, 5, 7]
+    assert sum(finding.count for finding in got.report.findings) == 1
+    assert "above" in got.report.findings[0].reason
+
+
+def test_an_error_of_our_own_is_not_taken_for_damage(file, monkeypatch):
+    def broken(*_):
+        raise pa.ArrowInvalid("ours")
+
+    monkeypatch.setattr(RowChecker, "check", broken)
+    with pytest.raises(pa.ArrowInvalid, match="ours"):
+        load(file, {"key": [1]})
+
+
+def test_a_damaged_row_group_is_one_line_of_the_quarantine_file_with_its_rows(file, tmp_path):
+    keys = np.random.default_rng(5).integers(0, 10**9, 3000)
+    load(file, {"key": keys}, row_group_size=1000)
+    column = pq.ParquetFile(file).metadata.row_group(1).column(0)
+    raw = bytearray(file.read_bytes())
+    start = column.dictionary_page_offset or column.data_page_offset
+    raw[start : start + 40] = b"\xff" * 40
+    file.write_bytes(bytes(raw))
+    import_trace(file, quarantine=tmp_path / "aside")
+    (line,) = (tmp_path / "aside").read_text().splitlines()
+    assert (json.loads(line)["count"], json.loads(line)["where"]) == (1000, "rows 1000..1999")
 
 
 def test_a_full_disk_is_not_taken_for_a_damaged_log(file):

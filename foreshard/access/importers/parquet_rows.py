@@ -40,13 +40,18 @@ def _read(file: pq.ParquetFile, name: str, options: Options, checker: RowChecker
     row = 0
     for group in range(file.num_row_groups):
         end = row + file.metadata.row_group(group).num_rows
-        try:
-            for batch in file.iter_batches(BATCH_ROWS, [group], columns=list(dict.fromkeys(wanted.values()))):
-                columns: dict[Role, Column] = {role: batch.column(at) for role, at in wanted.items()}
-                checker.check(name, _rows(columns, row))
-                row += batch.num_rows
-        except (pa.ArrowException, OSError) as error:
-            quarantine.drop(DAMAGED, name, f"rows {row}..{end - 1}", str(error))
+        batches = file.iter_batches(BATCH_ROWS, [group], columns=list(dict.fromkeys(wanted.values())))
+        while True:
+            # Only reading may fail: what a check raises is no damage of the file.
+            try:
+                batch = next(batches, None)
+            except (pa.ArrowException, OSError) as error:
+                quarantine.drop(DAMAGED, name, f"rows {row}..{end - 1}", str(error), count=max(end - row, 1))
+                break
+            if batch is None:
+                break
+            checker.check(name, _rows({role: batch.column(at) for role, at in wanted.items()}, row))
+            row += batch.num_rows
         row = end
 
 

@@ -97,19 +97,22 @@ class Quarantine:
     """Collects what is wrong while a log is read.
 
     Args:
-        file: where every record that is left out is written as a line of JSON (file, where, reason, value), or None.
+        file: where every record that is left out is written as a line of JSON (file, where, reason, value; count, where
+            one line stands for several), or None.
     """
 
     def __init__(self, file: IO[str] | None = None) -> None:
         self._file = file
         self._tallies: dict[str, _Tally] = {}
 
-    def drop(self, reason: str, file: str, where: str, value: object = "") -> None:
-        """Count one record that is left out."""
+    def drop(self, reason: str, file: str, where: str, value: object = "", *, count: int = 1) -> None:
+        """Count one record that is left out, or `count` that lie together and cannot be told apart."""
         example = Example(file, where, quote(value))
-        self._add(reason, example, 1, kept=False)
+        self._add(reason, example, count, kept=False)
         if self._file is not None:
-            record = {"file": file, "where": where, "reason": reason, "value": example.value}
+            record: dict[str, object] = {"file": file, "where": where, "reason": reason, "value": example.value}
+            if count != 1:
+                record["count"] = count
             self._file.write(json.dumps(record, ensure_ascii=True) + "\n")
 
     def note(self, reason: str, file: str, where: str, value: object = "", *, count: int = 1) -> None:

@@ -50,9 +50,10 @@ def integers(column: Column, what: str) -> Parsed:
     column = plain(column)
     missing = _flags(pc.is_null(column))
     if pa.types.is_integer(column.type):
-        negative = _flags(pc.less(column, 0))
         wrong = np.zeros(len(column), bool)
-        clean = column.cast(pa.int64()) if pa.types.is_signed_integer(column.type) else column
+        signed = pa.types.is_signed_integer(column.type)
+        clean = column.cast(pa.int64() if signed else pa.uint64())
+        negative = _flags(pc.less(clean, 0)) if signed else wrong  # Arrow compares unsigned ones as int64, and fails
         clean = pc.if_else(pa.array(~(missing | negative)), clean, pa.scalar(0, clean.type)).cast(pa.uint64())
     elif pa.types.is_floating(column.type):
         numbers = np.asarray(column.to_numpy(zero_copy_only=False), np.float64)
