@@ -105,6 +105,12 @@ class RowChecker:
                 for row in np.flatnonzero(mask & ~bad).tolist():
                     self._quarantine.drop(reason, file, rows.place(row), rows.value(row))
                 bad |= mask
+        for one in parsed.values():
+            for reason, mask in one.odd:
+                found = np.flatnonzero(mask & ~bad)
+                if len(found):
+                    row = int(found[0])
+                    self._quarantine.note(reason, file, rows.place(row), rows.value(row), count=len(found))
         good = np.flatnonzero(~bad)
         late = self._collector.add(
             parsed["object"].values.take(pa.array(good)) if bad.any() else parsed["object"].values,

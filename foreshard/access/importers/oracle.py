@@ -50,10 +50,15 @@ def _add(
 ) -> None:
     times = np.asarray(records["time"], np.int64)
     bad = np.zeros(len(records), bool)
-    for reason, mask in (*clock.check(times).faults, (NO_NEXT, np.asarray(records["next"] < UNKNOWN_NEXT, bool))):
+    checked = clock.check(times)
+    for reason, mask in (*checked.faults, (NO_NEXT, np.asarray(records["next"] < UNKNOWN_NEXT, bool))):
         for row in np.flatnonzero(mask & ~bad).tolist():
             quarantine.drop(reason, file, f"record {first + row}", records[row].item())
         bad |= mask
+    for reason, mask in checked.odd:
+        for row in np.flatnonzero(mask & ~bad)[:1].tolist():
+            count = int(np.count_nonzero(mask & ~bad))
+            quarantine.note(reason, file, f"record {first + row}", records[row].item(), count=count)
     good = np.flatnonzero(~bad)
     sizes = np.asarray(records["size"], np.int64)
     late = collector.add(pa.array(records["id"][good]), times[good], None, sizes[good])

@@ -28,10 +28,12 @@ class Parsed:
     Attributes:
         values: shape (n,), without nulls; anything where a fault is.
         faults: (reason, bool mask of shape (n,)) for each reason that was looked for.
+        odd: the same for values that are valid, and still worth a word.
     """
 
     values: Column
     faults: tuple[Fault, ...]
+    odd: tuple[Fault, ...] = ()
 
 
 def integers(column: Column, what: str) -> Parsed:
