@@ -3,10 +3,15 @@ import gzip
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from import_world import asked, load, reasons
 
 from foreshard.access.importers import files as log_files
 from foreshard.access.importers import import_trace
+from foreshard.access.importers.columns import UNKNOWN
+from foreshard.access.importers.csv_rows import HEADER_AGAIN
+from foreshard.access.importers.registry import MIXED
 from foreshard.errors import LogError
 
 
@@ -157,9 +162,6 @@ def test_windows_asked_for_are_of_equal_numbers_of_requests(csv):
         (b",4,1", "time unreadable"),
         (b"-1,4,1", "time negative"),
         (b"1e400,4,1", "time unreadable"),
-        (b"1,4,big", "size no integer"),
-        (b"1,4,-1", "size negative"),
-        (b"1,4,9223372036854775808", "size above 9223372036854775807"),
         (b"1,4", "wrong number of fields"),
         (b"1,4,1,1", "wrong number of fields"),
         (b'1,"4,1', "wrong number of fields"),
@@ -175,6 +177,86 @@ def test_a_malformed_line_is_left_out_and_quoted(csv, line, reason):
     assert (finding.reason, finding.kept, finding.count) == (reason, False, 1)
     assert (finding.examples[0].file, finding.examples[0].where) == ("log.csv", "line 4")
     assert len(finding.examples[0].value) < 250
+
+
+@pytest.mark.parametrize(
+    ("size", "reason"),
+    [
+        ("", "size missing"),
+        ("-1", "size negative"),
+        ("-1.0", "size negative"),
+        ("big", "size no integer"),
+        ("1.5", "size no integer"),
+        ("9223372036854775808", "size above 9223372036854775807"),
+    ],
+)
+def test_a_request_is_kept_though_its_size_is_not_known(csv, size, reason):
+    got = load(csv, f"key,size\n1,10\n2,{size}\n1,{size}\n")
+    assert asked(got) == [1, 2, 1]
+    assert got.trace.nbytes.tolist() == [10, 1]
+    assert reasons(got.report) == {}
+    assert reasons(got.report, kept=True) == {reason + UNKNOWN: 2}
+    assert got.report.findings[0].examples[0].where == "line 3"
+
+
+def test_whole_numbers_may_be_written_with_a_fraction_of_zeros(csv):
+    got = load(csv, "key,size,epoch\n7.0,10.00,1.\n8,20,2.0\n", object_type="int")
+    assert asked(got) == [7, 8]
+    assert got.trace.nbytes.tolist() == [10, 20]
+    assert got.trace.starts.tolist() == [0, 1, 2]
+    assert got.report.findings == ()
+
+
+@pytest.mark.parametrize("quoted", [False, True])
+def test_blanks_around_values_and_names_are_no_part_of_them(csv, quoted):
+    rows = ["time, key ,\tsize", "1, a ,10", " 2 ,b b,\t20 ", "3,   a,10"] + ['4, "c,d" , 5'] * quoted
+    got = load(csv, "\n".join(rows) + "\n", size_column="size", object_column="key")
+    assert asked(got) == ["a", "b b", "a"] + ["c,d"] * quoted
+    assert got.trace.nbytes.tolist()[:2] == [10, 20]
+    assert got.report.findings == ()
+
+
+def test_a_field_of_a_line_that_may_be_read_is_read(csv):
+    long = "x" * (log_files.LINE_BYTES - 100)
+    got = load(csv, f'key,agent\n1,"a"\n2,{long}\n3,"{long}"\n')
+    assert asked(got) == [1, 2, 3]
+    assert got.report.findings == ()
+
+
+def test_a_header_that_comes_again_is_no_request(csv):
+    got = load(csv, "key,ip\r\n1,x\r\nkey,ip\r\n2,y\r\n")
+    assert asked(got) == [1, 2]
+    assert reasons(got.report) == {HEADER_AGAIN: 1}
+    assert got.report.findings[0].examples[0].where == "line 3"
+
+
+@given(st.lists(st.sampled_from(["1", "01", "1.0", "12345678901234567890123", "97815X", "a b", "é"]), min_size=1))
+def test_objects_are_integers_only_if_all_are_and_else_keep_their_spelling(tmp_path_factory, ids):
+    path = tmp_path_factory.getbasetemp() / "mixed.csv"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(log_files, "BLOCK_BYTES", 9)
+        got = load(path, "key\n" + "\n".join(ids) + "\n")
+    whole = all(value in {"1", "01", "1.0"} for value in ids)
+    assert asked(got) == ([1] * len(ids) if whole else ids)
+    assert reasons(got.report) == {}
+    assert set(reasons(got.report, kept=True)) <= {MIXED}
+
+
+def test_a_file_with_texts_behind_one_with_integers_makes_texts_of_all(tmp_path):
+    (tmp_path / "a.csv").write_text("time,key,size\n1,007,1\n2,x,-\n")
+    (tmp_path / "b.csv").write_text("key,time,size\nabc,3,5\n8,x,5\n")
+    aside = tmp_path / "aside.jsonl"
+    got = import_trace(tmp_path, quarantine=aside, format="csv")
+    assert asked(got) == ["007", "x", "abc"]
+    assert reasons(got.report) == {"time unreadable": 1}
+    assert len(aside.read_text().splitlines()) == 1
+    assert reasons(got.report, kept=True)[MIXED] == 1
+
+
+def test_a_malformed_line_makes_no_texts_of_integers(csv):
+    got = load(csv, b"time,key\n1,007\nx,abc\n2,7\n3,\xff\n")
+    assert asked(got) == [7, 7]
+    assert reasons(got.report) == {"object no integer": 2}
 
 
 def test_text_that_is_no_utf8_is_left_out_of_texts(csv):

@@ -180,6 +180,15 @@ def test_one_value_of_64_bits_costs_no_other_record(file, role):
     assert "above" in got.report.findings[0].reason
 
 
+def test_a_file_of_texts_behind_one_of_integers_makes_texts_of_all(tmp_path):
+    for name, keys in (("a", [7, 8]), ("b", ["x7", "7"]), ("c", [9.0, 1.5])):
+        pq.write_table(pa.table({"key": keys}), tmp_path / f"{name}.parquet")
+    got = import_trace(tmp_path)
+    assert asked(got) == ["7", "8", "x7", "7", "9", "1.5"]
+    assert reasons(got.report) == {}
+    assert asked(import_trace(tmp_path / "a.parquet", object_type="text")) == ["7", "8"]
+
+
 def test_an_error_of_our_own_is_not_taken_for_damage(file, monkeypatch):
     def broken(*_):
         raise pa.ArrowInvalid("ours")

@@ -19,6 +19,8 @@ from foreshard.errors import LogError
 DELIMITERS: Final = ",\t;|"
 """Whichever of these is most in the first line; a blank if there is none, as names of columns may hold blanks."""
 
+HEADER_AGAIN: Final = "repeats the header"
+
 _BOM: Final = b"\xef\xbb\xbf"
 
 
@@ -66,17 +68,28 @@ class _Table:
         if fields is None:
             raise LogError(f"log {file!r} has a first line whose quotes do not match; correct it")
         self.has_header = _is_header(fields, options)
+        self._file, self._quarantine, self._first = file, quarantine, first
         names = fields if self.has_header else [str(number) for number in range(len(fields))]
         self._columns: dict[Role, int] = choose_columns(names, options, file)
         self._lines = Delimited(file, delimiter, len(fields), list(self._columns.values()), quarantine)
 
     def rows(self, line: int, block: bytes) -> Rows | None:
         """Return a block's rows, or None if it has none."""
+        if self.has_header and self._first in block:  # nearly never, unless files were put one behind another
+            block = self._without_header(line, block)
         cells = self._lines.parse(line, block)
         if cells is None:
             return None
         columns = dict(zip(self._columns, cells.columns, strict=True))
         return Rows(columns, lambda row: f"line {cells.numbers[row]}", cells.line)
+
+    def _without_header(self, line: int, block: bytes) -> bytes:
+        """Empty the lines that repeat the header."""
+        lines = block.split(b"\n")
+        for place in [place for place, raw in enumerate(lines) if raw == self._first]:
+            self._quarantine.drop(HEADER_AGAIN, self._file, f"line {line + place}", self._first)
+            lines[place] = b""
+        return b"\n".join(lines)
 
 
 def _is_header(fields: Sequence[str], options: Options) -> bool:

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from foreshard.access.importers.collect import Collector
+from foreshard.access.importers.columns import MixedObjects
 from foreshard.access.importers.csv_rows import import_csv
 from foreshard.access.importers.dftracer import ENDINGS as DFTRACER_ENDINGS
 from foreshard.access.importers.dftracer import import_dftracer
@@ -14,7 +15,7 @@ from foreshard.access.importers.lis import import_lis
 from foreshard.access.importers.options import COLUMN_OPTIONS, Options
 from foreshard.access.importers.oracle import import_oracle
 from foreshard.access.importers.parquet_rows import import_parquet
-from foreshard.access.importers.report import Quarantine, Report, open_quarantine
+from foreshard.access.importers.report import Example, Quarantine, Report, open_quarantine
 from foreshard.access.trace import Trace
 from foreshard.errors import ConfigError, LogError
 
@@ -43,12 +44,14 @@ class _Format:
 
 FORMATS: Final[dict[str, _Format]] = {
     "dftracer": _Format(import_dftracer, DFTRACER_ENDINGS, frozenset({"requests"})),
-    "csv": _Format(import_csv, (".csv", ".tsv", ".txt"), COLUMN_OPTIONS | {"object_type"}),
+    "csv": _Format(import_csv, (".csv", ".tsv", ".txt"), COLUMN_OPTIONS),
     "parquet": _Format(import_parquet, (".parquet", ".pq"), COLUMN_OPTIONS),
     "oraclegeneral": _Format(import_oracle, (".oraclegeneral", ".oraclegeneral.bin"), frozenset()),
     "lis": _Format(import_lis, (".lis",), frozenset({"extent"})),
 }
 """The formats by name: their importers, and the endings of file names they are recognised by."""
+
+MIXED: Final = "object no integer, so all objects are taken as texts"
 
 _PACKED: Final = (".gz", ".zst")
 
@@ -88,10 +91,28 @@ def import_trace(
         raise ConfigError(f"unknown log format {name!r}; choose one of {', '.join(FORMATS)}")
     chosen = _options(name, options)
     files = _files(place, FORMATS[name].endings)
+    aside = None if quarantine is None else Path(quarantine)
+    try:
+        return _import(name, files, chosen, windows, phases, aside, None)
+    except MixedObjects as mixed:  # numbers were read as such until then, and may have lost their spelling
+        return _import(name, files, replace(chosen, object_type="text"), windows, phases, aside, mixed.example)
+
+
+def _import(
+    name: str,
+    files: Sequence[Path],
+    options: Options,
+    windows: int | None,
+    phases: int,
+    quarantine: Path | None,
+    mixed: Example | None,
+) -> Imported:
     with ExitStack() as stack:
-        found = stack.enter_context(open_quarantine(None if quarantine is None else Path(quarantine)))
+        found = stack.enter_context(open_quarantine(quarantine))
+        if mixed is not None:
+            found.note(MIXED, mixed.file, mixed.where, mixed.value)
         collector = Collector(stack, found)
-        FORMATS[name].run(files, chosen, collector, found)
+        FORMATS[name].run(files, options, collector, found)
         trace = collector.trace(windows, phases)
         report = Report(name, tuple(file.name for file in files), len(trace.objects), found.findings())
     return Imported(trace, report)

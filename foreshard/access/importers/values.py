@@ -37,7 +37,7 @@ class Parsed:
 
 
 def integers(column: Column, what: str) -> Parsed:
-    """Parse integers from 0 to 2^64 - 1, from integers, floats without a fraction, or decimal digits.
+    """Parse integers from 0 to 2^64 - 1, from integers, floats without a fraction, or decimal digits (`10`, `10.0`).
 
     Args:
         column: integers, floats, texts or binary texts.
@@ -72,13 +72,13 @@ def integers(column: Column, what: str) -> Parsed:
 
 
 def texts(column: Column, what: str) -> Parsed:
-    """Parse texts in UTF-8, not empty.
+    """Parse texts in UTF-8, not empty; numbers are spelled in digits.
 
     Raises:
-        LogError: the column is of another type than texts or integers.
+        LogError: the column is of another type than texts or numbers.
     """
     column = plain(column)
-    if pa.types.is_integer(column.type):
+    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
         column = column.cast(pa.string())
     if not _is_text(column.type):
         raise LogError(f"a column of {column.type} cannot be {what}s; choose one of integers or texts")
@@ -127,6 +127,7 @@ def _digits(column: Column) -> tuple[Column, NDArray[np.bool_], NDArray[np.bool_
     if only_digits(column, 19):  # nearly always; the expressions below take ten times as long
         none = np.zeros(len(column), bool)
         return column.cast(pa.string()).cast(pa.uint64()), none, none, none
+    column = pc.replace_substring_regex(column, r"^(-?[0-9]+)\.0*$", r"\1")
     empty = _flags(pc.equal(pc.binary_length(column), 0))
     right = matches(column, "^0*[0-9]{1,19}$")
     if not right.all():
