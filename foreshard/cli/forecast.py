@@ -64,6 +64,14 @@ def forecast(  # noqa: PLR0913 - a command's options
             rich_help_panel=_LOG,
         ),
     ] = None,
+    header: Annotated[
+        bool | None,
+        typer.Option(
+            "--header/--no-header",
+            help="CSV: its first line names the columns, or they are 0, 1, ...; told by that line if left out.",
+            rich_help_panel=_LOG,
+        ),
+    ] = None,
     extent: Annotated[
         int | None,
         typer.Option(
@@ -108,7 +116,7 @@ def forecast(  # noqa: PLR0913 - a command's options
     """
     given = {"object": object_column, "time": time_column, "epoch": epoch_column, "size": size_column}
     named: dict[str, object] = {f"{name}_column": column for name, column in given.items()}
-    named |= {"object_type": object_type, "extent": extent, "requests": requests}
+    named |= {"object_type": object_type, "header": header, "extent": extent, "requests": requests}
     options = {name: value for name, value in named.items() if value is not None}
     asked = _Asked(log, format, windows, phases, options, cache_fraction, models, top)
     with errors_told():

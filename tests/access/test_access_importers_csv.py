@@ -72,6 +72,38 @@ def test_a_table_without_a_header_is_objects_if_it_has_one_column(csv):
     assert asked(load(csv, "1,5\n2,6\n", object_column="1", time_column="0")) == [5, 6]
 
 
+@given(st.lists(st.text("abc/._-é", min_size=1, max_size=9), min_size=1))
+def test_a_list_of_names_loses_none(tmp_path_factory, names):
+    path = tmp_path_factory.getbasetemp() / "list.txt"
+    known = {"obj", "t"}
+    got = load(path, "\n".join(names) + "\n")
+    assert asked(got) == names[names[0].lower() in known :]
+    assert got.report.findings == ()
+
+
+@pytest.mark.parametrize("name", ["Object", "id", "key", "path", "filename", "url"])
+def test_a_list_with_a_header_is_told_by_a_name_that_is_known_or_asked_for(csv, name):
+    got = load(csv, f"{name}\n/a\n/b\n", object_column="url" if name == "url" else None)
+    assert asked(got) == ["/a", "/b"]
+
+
+def test_a_line_that_may_be_no_header_is_said_to_be_taken_for_one(csv):
+    with pytest.raises(LogError, match=r"has the columns GET, /a: say by object_column .*first line: if that is data"):
+        load(csv, "GET,/a\nGET,/b\n")
+    with pytest.raises(LogError, match=r"no column '1'; its columns are GET, /a; .*header=False \(--no-header\)"):
+        load(csv, "GET,/a\nGET,/b\n", object_column="1")
+    with pytest.raises(LogError, match=r"its columns are time, key$"):
+        load(csv, "time,key\n1,2\n", object_column="1")
+
+
+def test_whether_there_is_a_header_may_be_said(csv):
+    assert asked(load(csv, "GET,/a\nGET,/b\n", object_column="1", header=False)) == ["/a", "/b"]
+    assert asked(load(csv, "url\n/b\n", header=True)) == ["/b"]
+    assert asked(load(csv, "key\n/b\n", header=False)) == ["key", "/b"]
+    got = load(csv, "7,8\n1,2\n", header=True, object_column="8")
+    assert (asked(got), got.report.findings) == ([2], ())
+
+
 def test_quotes_carriage_returns_empty_lines_and_a_mark_of_byte_order_are_taken(csv):
     text = b'\xef\xbb\xbfkey,size\r\n"a,b",1\r\n\r\nc,2\r\n"d ""e""",3'
     got = load(csv, text)

@@ -29,11 +29,17 @@ GUESSES: Final[Mapping[Role, tuple[str, ...]]] = {
 """Names that a column is looked for under, in this order, whatever their case."""
 
 
-def choose_columns(names: Sequence[str], options: Options, file: str) -> dict[Role, int]:
+def choose_columns(names: Sequence[str], options: Options, file: str, hint: str = "") -> dict[Role, int]:
     """Return the position of every column that is wanted and there.
 
     A column that the caller names must exist. Otherwise the first of `GUESSES` that exists is taken; a table of one
     column holds objects whatever its name.
+
+    Args:
+        names: the columns' names.
+        options: names that the caller gives.
+        file: name of the file, for errors.
+        hint: what errors say of the names besides.
 
     Raises:
         LogError: a named column is missing, or no column looks like objects.
@@ -49,7 +55,7 @@ def choose_columns(names: Sequence[str], options: Options, file: str) -> dict[Ro
     for role, wanted in asked.items():
         if wanted is not None:
             if wanted not in names:
-                raise LogError(f"log {file!r} has no column {wanted!r}; its columns are {', '.join(names)}")
+                raise LogError(f"log {file!r} has no column {wanted!r}; its columns are {', '.join(names)}{hint}")
             chosen[role] = list(names).index(wanted)
         else:
             place = next((lower.index(guess) for guess in GUESSES[role] if guess in lower), None)
@@ -58,7 +64,9 @@ def choose_columns(names: Sequence[str], options: Options, file: str) -> dict[Ro
     if "object" not in chosen and len(names) == 1:
         chosen = {"object": 0}
     if "object" not in chosen:
-        raise LogError(f"log {file!r} has the columns {', '.join(names)}: say by object_column which one names objects")
+        raise LogError(
+            f"log {file!r} has the columns {', '.join(names)}: say by object_column which one names objects{hint}"
+        )
     return chosen
 
 

@@ -67,10 +67,13 @@ class _Table:
         fields = split_line(text, delimiter)
         if fields is None:
             raise LogError(f"log {file!r} has a first line whose quotes do not match; correct it")
-        self.has_header = _is_header(fields, options)
+        known = _known(fields, options)
+        self.has_header = _is_header(fields, known=known) if options.header is None else options.header
         self._file, self._quarantine, self._first = file, quarantine, first
         names = fields if self.has_header else [str(number) for number in range(len(fields))]
-        self._columns: dict[Role, int] = choose_columns(names, options, file)
+        guessed = self.has_header and not known and options.header is None
+        hint = "; they are its first line: if that is data, say so by header=False (--no-header)" if guessed else ""
+        self._columns: dict[Role, int] = choose_columns(names, options, file, hint)
         self._lines = Delimited(file, delimiter, len(fields), list(self._columns.values()), quarantine)
 
     def rows(self, line: int, block: bytes) -> Rows | None:
@@ -92,13 +95,20 @@ class _Table:
         return b"\n".join(lines)
 
 
-def _is_header(fields: Sequence[str], options: Options) -> bool:
-    """Return whether the first line holds a name that is known or asked for, or at least no number."""
-    known = {name for names in GUESSES.values() for name in names}
+def _known(fields: Sequence[str], options: Options) -> bool:
+    """Return whether the first line holds the name of a column that is looked for or asked for."""
+    guessed = {name for names in GUESSES.values() for name in names}
     asked = {options.object_column, options.time_column, options.epoch_column, options.size_column}
-    numeric = {field for field in fields if _numeric(field)}  # a number that is asked for is a position
-    lower = {field.strip().lower() for field in fields}
-    return bool(lower & known or asked & (set(fields) - numeric)) or not numeric
+    named = {field for field in fields if not _numeric(field)}  # a number that is asked for is a position
+    return bool({field.lower() for field in fields} & guessed or asked & named)
+
+
+def _is_header(fields: Sequence[str], *, known: bool) -> bool:
+    """Return whether the first line names the columns: by a name that is known, or by having no number.
+
+    In a list of objects nothing but a known name tells the header from the first object.
+    """
+    return known or (len(fields) > 1 and not any(_numeric(field) for field in fields))
 
 
 def _numeric(text: str) -> bool:

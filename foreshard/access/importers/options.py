@@ -20,6 +20,7 @@ class Options:
         size_column: CSV, Parquet: column with the object's bytes.
         object_type: CSV, Parquet: whether objects are integers from 0 or texts; with `auto` they are integers if all
             of them are, else texts, spelled as in the log.
+        header: CSV: whether the first line names the columns, which else are called 0, 1, ...; None: the line tells.
         extent: LIS: pages of 512 bytes that make one object.
         requests: DFTracer: what is a request: a sample, a read of a file, or `auto`: samples if there are any.
     """
@@ -29,6 +30,7 @@ class Options:
     epoch_column: str | None = None
     size_column: str | None = None
     object_type: ObjectType = "auto"
+    header: bool | None = None
     extent: int = 1
     requests: Requests = "auto"
 

@@ -44,7 +44,7 @@ class _Format:
 
 FORMATS: Final[dict[str, _Format]] = {
     "dftracer": _Format(import_dftracer, DFTRACER_ENDINGS, frozenset({"requests"})),
-    "csv": _Format(import_csv, (".csv", ".tsv", ".txt"), COLUMN_OPTIONS),
+    "csv": _Format(import_csv, (".csv", ".tsv", ".txt"), COLUMN_OPTIONS | {"header"}),
     "parquet": _Format(import_parquet, (".parquet", ".pq"), COLUMN_OPTIONS),
     "oraclegeneral": _Format(import_oracle, (".oraclegeneral", ".oraclegeneral.bin"), frozenset()),
     "lis": _Format(import_lis, (".lis",), frozenset({"extent"})),
