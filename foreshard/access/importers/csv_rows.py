@@ -5,13 +5,12 @@ A record is one line: fields may be quoted, but not hold a newline.
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Final
 
 from foreshard.access.importers.collect import Collector
 from foreshard.access.importers.columns import GUESSES, Role, RowChecker, Rows, choose_columns
 from foreshard.access.importers.delimited import Delimited, split_line
-from foreshard.access.importers.files import line_blocks, open_log
+from foreshard.access.importers.files import LogFile, line_blocks, open_log
 from foreshard.access.importers.options import Options
 from foreshard.access.importers.report import Quarantine
 from foreshard.errors import LogError
@@ -24,28 +23,28 @@ HEADER_AGAIN: Final = "repeats the header"
 _BOM: Final = b"\xef\xbb\xbf"
 
 
-def import_csv(files: Sequence[Path], options: Options, collector: Collector, quarantine: Quarantine) -> None:
+def import_csv(files: Sequence[LogFile], options: Options, collector: Collector, quarantine: Quarantine) -> None:
     """Read delimited text files, in order.
 
     Raises:
         LogError: a file cannot be read, or has no column of objects.
     """
     checker = RowChecker(collector, quarantine, options.object_type)
-    for path in files:
+    for log in files:
         with ExitStack() as stack:
             table: _Table | None = None
-            for first, read in line_blocks(open_log(path, stack, quarantine), quarantine, path.name):
+            for first, read in line_blocks(open_log(log, stack, quarantine), quarantine, log.name):
                 line, block = first, read.removeprefix(_BOM) if first == 1 else read
                 if table is None:
                     line, block = _skip_empty(line, block)
                     if not block:
                         continue
-                    table = _Table(path.name, block.partition(b"\n")[0], options, quarantine)
+                    table = _Table(log.name, block.partition(b"\n")[0], options, quarantine)
                     if table.has_header:
                         line, block = line + 1, block.partition(b"\n")[2]
                 rows = table.rows(line, block) if block else None
                 if rows is not None:
-                    checker.check(path.name, rows)
+                    checker.check(log.name, rows)
 
 
 def _skip_empty(line: int, block: bytes) -> tuple[int, bytes]:

@@ -6,14 +6,13 @@ A record is time (u32, seconds), object id (u64), size (u32, bytes) and the numb
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
 
 from foreshard.access.importers.collect import Collector
-from foreshard.access.importers.files import open_log, read_blocks
+from foreshard.access.importers.files import LogFile, open_log, read_blocks
 from foreshard.access.importers.options import Options
 from foreshard.access.importers.report import Quarantine
 from foreshard.access.importers.times import OUT_OF_ORDER, Clock
@@ -24,7 +23,7 @@ UNKNOWN_NEXT: Final = -2
 NO_NEXT: Final = "next request below -2"
 
 
-def import_oracle(files: Sequence[Path], options: Options, collector: Collector, quarantine: Quarantine) -> None:
+def import_oracle(files: Sequence[LogFile], options: Options, collector: Collector, quarantine: Quarantine) -> None:
     """Read oracleGeneral files, in order.
 
     Raises:
@@ -32,17 +31,17 @@ def import_oracle(files: Sequence[Path], options: Options, collector: Collector,
     """
     del options  # there are none
     clock = Clock()
-    for path in files:
+    for log in files:
         with ExitStack() as stack:
             carry, first = b"", 0
-            for read in read_blocks(open_log(path, stack, quarantine), quarantine, path.name):
+            for read in read_blocks(open_log(log, stack, quarantine), quarantine, log.name):
                 whole = carry + read
                 end = len(whole) - len(whole) % RECORD.itemsize
                 records = np.frombuffer(whole[:end], RECORD)
-                _add(records, first, path.name, clock, collector, quarantine)
+                _add(records, first, log.name, clock, collector, quarantine)
                 first, carry = first + len(records), whole[end:]
             if carry:
-                quarantine.drop(TRUNCATED, path.name, f"byte {first * RECORD.itemsize}", carry.hex(" "))
+                quarantine.drop(TRUNCATED, log.name, f"byte {first * RECORD.itemsize}", carry.hex(" "))
 
 
 def _add(

@@ -1,7 +1,6 @@
 """Imports Parquet: a row a request."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
@@ -9,6 +8,7 @@ import pyarrow.parquet as pq
 
 from foreshard.access.importers.collect import Collector
 from foreshard.access.importers.columns import Role, RowChecker, Rows, choose_columns
+from foreshard.access.importers.files import LogFile
 from foreshard.access.importers.options import Options
 from foreshard.access.importers.report import Quarantine
 from foreshard.access.importers.values import Column, plain
@@ -18,20 +18,20 @@ BATCH_ROWS: Final = 1 << 20
 DAMAGED: Final = "row group damaged; its rows are lost"
 
 
-def import_parquet(files: Sequence[Path], options: Options, collector: Collector, quarantine: Quarantine) -> None:
+def import_parquet(files: Sequence[LogFile], options: Options, collector: Collector, quarantine: Quarantine) -> None:
     """Read Parquet files, in order.
 
     Raises:
         LogError: a file cannot be opened, or has no column of objects.
     """
     checker = RowChecker(collector, quarantine, options.object_type)
-    for path in files:
+    for log in files:
         try:
-            file = pq.ParquetFile(path)
+            file = pq.ParquetFile(log.path)
         except (pa.ArrowException, OSError) as error:
-            raise LogError(f"log {str(path)!r} cannot be read as Parquet ({error}); give a whole file") from error
+            raise LogError(f"log {str(log.path)!r} cannot be read as Parquet ({error}); give a whole file") from error
         with file:
-            _read(file, path.name, options, checker, quarantine)
+            _read(file, log.name, options, checker, quarantine)
 
 
 def _read(file: pq.ParquetFile, name: str, options: Options, checker: RowChecker, quarantine: Quarantine) -> None:
