@@ -9,9 +9,9 @@ from import_world import asked, load, reasons
 
 from foreshard.access.importers import files as log_files
 from foreshard.access.importers import import_trace
-from foreshard.access.importers.columns import UNKNOWN
 from foreshard.access.importers.csv_rows import HEADER_AGAIN
 from foreshard.access.importers.registry import MIXED
+from foreshard.access.importers.row_checks import UNKNOWN
 from foreshard.errors import LogError
 
 
@@ -168,6 +168,32 @@ def test_epochs_become_windows_and_phases_cut_them(csv):
     assert reasons(got.report, kept=True) == {"epoch without a request": 1}
     with pytest.raises(LogError, match="epoch 3 has 4 requests, fewer than 5 phases"):
         load(csv, text, phases=5)
+
+
+@pytest.mark.parametrize("unit", [1, 1000])
+@pytest.mark.parametrize("step", [1, 0])
+def test_an_epoch_that_is_a_time_is_refused_and_may_be_named_as_one(csv, unit, step):
+    text = "epoch,key\n" + "".join(f"{(1_700_000_000 + step * i) * unit},{i}\n" for i in range(20, 0, -1))
+    with pytest.raises(LogError, match=r"log 'log\.csv', column 'epoch': values like 17\d+ are times, .*--time-column"):
+        load(csv, text)
+    got = load(csv, text, time_column="epoch")
+    assert got.trace.windows == 20
+    assert asked(got) == (list(range(1, 21)) if step else list(range(20, 0, -1)))
+
+
+def test_large_numbers_of_epochs_that_are_no_times_are_windows(csv):
+    text = "epoch,key\n" + "".join(f"{5_000_000 + i // 10},{i % 3}\n" for i in range(30))
+    assert load(csv, text).trace.windows == 3
+
+
+def test_the_report_says_which_columns_were_used(tmp_path):
+    got = load(tmp_path / "a.csv", "name,Size,id,ts\nx,1,5,1\n")
+    assert got.report.columns == {"object": "id", "time": "ts", "size": "Size"}
+    assert load(tmp_path / "a.csv", "5\n6\n").report.columns == {"object": "0"}
+    (tmp_path / "b.csv").write_text("path,ts\n5,2\n")
+    (tmp_path / "a.csv").write_text("name,Size,id,ts\nx,1,5,1\n")
+    assert import_trace(tmp_path).report.columns == {"object": "id, path", "time": "ts", "size": "Size"}
+    assert load(tmp_path / "a.lis", "1 1 0 1\n").report.columns == {}
 
 
 def test_windows_asked_for_are_of_equal_numbers_of_requests(csv):

@@ -1,5 +1,7 @@
 import json
+import uuid
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,8 @@ from hypothesis import strategies as st
 from import_world import asked, reasons
 
 from foreshard.access.importers import import_trace
-from foreshard.access.importers.columns import RowChecker
 from foreshard.access.importers.parquet_rows import DAMAGED
+from foreshard.access.importers.row_checks import RowChecker
 from foreshard.errors import LogError
 
 WEB12 = Path(__file__).parent.parent / "data" / "web12-5000.parquet"
@@ -88,8 +90,62 @@ def test_texts_that_are_no_utf8_are_left_out_though_the_file_calls_them_texts(fi
 
 def test_texts_of_one_length_are_objects(file):
     got = load(file, {"key": pa.array([b"ab", None, b"\xff\xff", b"cd"], pa.binary(2))})
-    assert asked(got) == ["ab", "cd"]
-    assert reasons(got.report) == {"object missing": 1, "object not UTF-8": 1}
+    assert asked(got) == ["ab", "0xffff", "cd"]
+    assert reasons(got.report) == {"object missing": 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (pa.string_view(), ["7", "8", "7"]),
+        (pa.large_string(), ["7", "8", "7"]),
+        (pa.large_binary(), [7, 8, 7]),
+        (pa.dictionary(pa.int8(), pa.int64()), [7, 8, 7]),
+        (pa.decimal128(20, 0), [7, 8, 7]),
+        (pa.decimal128(20, 2), [7, 8, 7]),
+    ],
+)
+def test_keys_of_rarer_types_are_objects(file, kind, names):
+    base = (
+        pa.array([7, 8, 7]) if pa.types.is_decimal(kind) or pa.types.is_dictionary(kind) else pa.array(["7", "8", "7"])
+    )
+    if pa.types.is_dictionary(kind):
+        keys = base.dictionary_encode()
+    else:
+        keys = base.cast(pa.decimal128(38, 2)).cast(kind) if pa.types.is_decimal(kind) else base.cast(kind)
+    got = load(file, {"key": keys, "size": pa.nulls(3)})
+    assert asked(got) == names
+    assert reasons(got.report) == {}
+
+
+def test_decimals_that_no_integer_holds_are_texts(file):
+    keys = pa.array([Decimal(10**25), Decimal(7)], pa.decimal128(38, 0))
+    assert asked(load(file, {"key": keys})) == [str(10**25), "7"]
+
+
+def test_digests_are_objects_in_hex(file):
+    digests = [uuid.UUID(int=3 * 2**120 + i).bytes + b"\xff" * 4 for i in range(3)]
+    assert asked(load(file, {"key": pa.array(digests, pa.binary(20))})) == [f"0x{one.hex()}" for one in digests]
+    ids = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"\xf0" * 16], pa.binary(16)))
+    assert asked(load(file, {"key": ids})) == ["0x" + "f0" * 16]
+
+
+@pytest.mark.parametrize("kind", [pa.duration("ns"), pa.time64("ns"), pa.time32("ms"), pa.decimal128(24, 3)])
+def test_times_without_an_origin_order_requests(file, kind):
+    base = pa.array([5, None, 3, 1])
+    times = base.cast(pa.int32()).cast(kind) if pa.types.is_time32(kind) else base.cast(kind)
+    got = load(file, {"time": times, "key": ["c", "x", "b", "a"]})
+    assert asked(got) == ["a", "b", "c"]
+    assert reasons(got.report) == {"time missing": 1}
+
+
+def test_two_columns_of_one_name_are_refused_only_if_they_are_wanted(file):
+    columns = [pa.array([1, 2]), pa.array(["a", "b"]), pa.array([5, 6]), pa.array([7, 8])]
+    pq.write_table(pa.Table.from_arrays(columns, names=["key", "key", "x", "x"]), file)
+    with pytest.raises(LogError, match=r"log 'log\.parquet' has 2 columns that are called 'key'; give"):
+        import_trace(file)
+    pq.write_table(pa.Table.from_arrays(columns, names=["key", "b", "x", "x"]), file)
+    assert asked(import_trace(file)) == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -132,9 +188,9 @@ def test_days_are_times(file, kind):
 
 
 def test_columns_that_cannot_be_used_are_refused(file):
-    with pytest.raises(LogError, match=r"a column of list<.*> cannot be objects"):
+    with pytest.raises(LogError, match=r"log 'log\.parquet', column 'key': a column of list<.*> cannot be objects"):
         load(file, {"key": [[1], [2]]})
-    with pytest.raises(LogError, match="a column of bool cannot be times"):
+    with pytest.raises(LogError, match="column 'time': a column of bool cannot be times"):
         load(file, {"key": [1], "time": [True]})
 
 

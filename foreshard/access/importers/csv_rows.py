@@ -8,11 +8,12 @@ from contextlib import ExitStack
 from typing import Final
 
 from foreshard.access.importers.collect import Collector
-from foreshard.access.importers.columns import GUESSES, Role, RowChecker, Rows, choose_columns
+from foreshard.access.importers.columns import GUESSES, Role, choose_columns
 from foreshard.access.importers.delimited import Delimited, split_line
 from foreshard.access.importers.files import LogFile, line_blocks, open_log
 from foreshard.access.importers.options import Options
 from foreshard.access.importers.report import Quarantine
+from foreshard.access.importers.row_checks import RowChecker, Rows
 from foreshard.errors import LogError
 
 DELIMITERS: Final = ",\t;|"
@@ -23,8 +24,13 @@ HEADER_AGAIN: Final = "repeats the header"
 _BOM: Final = b"\xef\xbb\xbf"
 
 
-def import_csv(files: Sequence[LogFile], options: Options, collector: Collector, quarantine: Quarantine) -> None:
+def import_csv(
+    files: Sequence[LogFile], options: Options, collector: Collector, quarantine: Quarantine
+) -> dict[str, str]:
     """Read delimited text files, in order.
+
+    Returns:
+        The names of the columns used, by role; numbers from 0 where there is no header.
 
     Raises:
         LogError: a file cannot be read, or has no column of objects.
@@ -45,6 +51,7 @@ def import_csv(files: Sequence[LogFile], options: Options, collector: Collector,
                 rows = table.rows(line, block) if block else None
                 if rows is not None:
                     checker.check(log.name, rows)
+    return checker.used
 
 
 def _skip_empty(line: int, block: bytes) -> tuple[int, bytes]:
@@ -73,6 +80,7 @@ class _Table:
         guessed = self.has_header and not known and options.header is None
         hint = "; they are its first line: if that is data, say so by header=False (--no-header)" if guessed else ""
         self._columns: dict[Role, int] = choose_columns(names, options, file, hint)
+        self._names: dict[Role, str] = {role: names[place] for role, place in self._columns.items()}
         self._lines = Delimited(file, delimiter, len(fields), list(self._columns.values()), quarantine)
 
     def rows(self, line: int, block: bytes) -> Rows | None:
@@ -83,7 +91,7 @@ class _Table:
         if cells is None:
             return None
         columns = dict(zip(self._columns, cells.columns, strict=True))
-        return Rows(columns, lambda row: f"line {cells.numbers[row]}", cells.line)
+        return Rows(columns, self._names, lambda row: f"line {cells.numbers[row]}", cells.line)
 
     def _without_header(self, line: int, block: bytes) -> bytes:
         """Empty the lines that repeat the header."""

@@ -23,7 +23,9 @@ ENDINGS: Final = (".pfw", ".tar", ".tgz")
 _MEMBERS: Final = (".pfw", ".pfw.gz", ".pfw.zst")
 
 
-def import_dftracer(files: Sequence[LogFile], options: Options, collector: Collector, quarantine: Quarantine) -> None:
+def import_dftracer(
+    files: Sequence[LogFile], options: Options, collector: Collector, quarantine: Quarantine
+) -> dict[str, str]:
     """Read the files of one run, or a tar archive of them.
 
     Raises:
@@ -39,6 +41,7 @@ def import_dftracer(files: Sequence[LogFile], options: Options, collector: Colle
                     _read_file(open_log(log, opened, quarantine), log.name, events, quarantine)
         events.close()
         requests_of(events, options.requests, collector, quarantine)
+    return {}
 
 
 def _is_archive(log: LogFile) -> bool:

@@ -16,7 +16,7 @@ UNITS: Final = (1, 10**3, 10**6, 10**9)
 DAY_S: Final = 86_400
 """How far ahead of this machine's clock a log's clock may be."""
 
-_SINCE_2000_S: Final = 946_684_800
+SINCE_2000_S: Final = 946_684_800
 _RARE: Final = 100
 """What is no more than one in so many may be faults."""
 
@@ -51,7 +51,8 @@ class Horizon:
         Args:
             times: shape (n,).
             valid: bool (n,), which of them are to be judged.
-            units: units that the times may be in, as in `UNITS`, or None for dates in microseconds.
+            units: units that the times may be in, as in `UNITS`; none if they cannot be dates; None for dates in
+                microseconds.
 
         Returns:
             Two masks, bool (n,): times in the future, and times that would be if the log's times were dates.
@@ -91,10 +92,12 @@ class Horizon:
 def _first_limit(times: NDArray[np.int64], units: Sequence[int] | None) -> int | None:
     """Return the latest time that is not in the future; None if times are no dates, or all of them are ahead."""
     now = int(time.time()) + DAY_S
+    if not units and units is not None:
+        return None
     if units is None:
         limit = now * 10**6
         return limit if (times <= limit).any() else None
-    dates = [np.count_nonzero((times >= _SINCE_2000_S * unit) & (times <= now * unit)) for unit in units]
+    dates = [np.count_nonzero((times >= SINCE_2000_S * unit) & (times <= now * unit)) for unit in units]
     best = int(np.argmax(dates))
-    earlier = np.count_nonzero(times < _SINCE_2000_S * units[best])
+    earlier = np.count_nonzero(times < SINCE_2000_S * units[best])
     return now * units[best] if dates[best] and earlier * _RARE <= dates[best] else None

@@ -35,7 +35,9 @@ _RECORDS: Final = 1 << 18
 _BATCH: Final = 1 << 22
 
 
-def import_lis(files: Sequence[LogFile], options: Options, collector: Collector, quarantine: Quarantine) -> None:
+def import_lis(
+    files: Sequence[LogFile], options: Options, collector: Collector, quarantine: Quarantine
+) -> dict[str, str]:
     """Read LIS files, in order; every page of a request counts as a request, or every run of `extent` pages does.
 
     Raises:
@@ -54,6 +56,7 @@ def import_lis(files: Sequence[LogFile], options: Options, collector: Collector,
                     records.add(cells)
             for start, count in records.distinct():
                 _expand(start, count, options.extent, collector)
+    return {}
 
 
 class _Records:

@@ -23,7 +23,9 @@ UNKNOWN_NEXT: Final = -2
 NO_NEXT: Final = "next request below -2"
 
 
-def import_oracle(files: Sequence[LogFile], options: Options, collector: Collector, quarantine: Quarantine) -> None:
+def import_oracle(
+    files: Sequence[LogFile], options: Options, collector: Collector, quarantine: Quarantine
+) -> dict[str, str]:
     """Read oracleGeneral files, in order.
 
     Raises:
@@ -42,6 +44,7 @@ def import_oracle(files: Sequence[LogFile], options: Options, collector: Collect
                 first, carry = first + len(records), whole[end:]
             if carry:
                 quarantine.drop(TRUNCATED, log.name, f"byte {first * RECORD.itemsize}", carry.hex(" "))
+    return {}
 
 
 def _add(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from foreshard.access.importers.collect import Collector
-from foreshard.access.importers.columns import MixedObjects
 from foreshard.access.importers.csv_rows import import_csv
 from foreshard.access.importers.dftracer import ENDINGS as DFTRACER_ENDINGS
 from foreshard.access.importers.dftracer import import_dftracer
@@ -18,10 +17,12 @@ from foreshard.access.importers.options import COLUMN_OPTIONS, Options
 from foreshard.access.importers.oracle import import_oracle
 from foreshard.access.importers.parquet_rows import import_parquet
 from foreshard.access.importers.report import Example, Quarantine, Report, open_quarantine
+from foreshard.access.importers.row_checks import MixedObjects
 from foreshard.access.trace import Trace
 from foreshard.errors import ConfigError
 
-Importer = Callable[[Sequence[LogFile], Options, Collector, Quarantine], None]
+Importer = Callable[[Sequence[LogFile], Options, Collector, Quarantine], dict[str, str]]
+"""Reads files, and returns the names of the columns it used, by role, where the format names any."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,10 @@ def _import(
         if mixed is not None:
             found.note(MIXED, mixed.file, mixed.where, mixed.value)
         collector = Collector(stack, found)
-        FORMATS[log.format].run(log.files, options, collector, found)
+        columns = FORMATS[log.format].run(log.files, options, collector, found)
         trace = collector.trace(windows, phases)
         names = tuple(file.name for file in log.files)
-        report = Report(log.format, names, len(trace.objects), found.findings())
+        report = Report(log.format, names, len(trace.objects), found.findings(), columns)
     return Imported(trace, report)
 
 

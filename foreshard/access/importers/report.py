@@ -1,7 +1,7 @@
 """What an import found wrong: counted by reason, with the first examples, and optionally every record in a file."""
 
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,12 +55,15 @@ class Report:
         files: the files that were read, in order.
         requests: requests in the trace.
         findings: by reason, those that were left out first.
+        columns: names of the columns that were used, by role (object, time, epoch, size), where the format names them;
+            joined by commas where files call one differently.
     """
 
     format: str
     files: tuple[str, ...]
     requests: int
     findings: tuple[Finding, ...]
+    columns: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def quarantined(self) -> int:

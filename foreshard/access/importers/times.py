@@ -49,6 +49,9 @@ class Clock:
         declared = pa.types.is_timestamp(kind) or pa.types.is_date(kind)
         if declared:
             values, wrong = _micros(column)
+        elif pa.types.is_duration(kind) or pa.types.is_time(kind):
+            whole = column.cast(pa.int32()).cast(pa.int64()) if pa.types.is_time32(kind) else column.cast(pa.int64())
+            values, wrong = np.array(whole.fill_null(0).to_numpy(), np.int64), missing & False
         elif pa.types.is_integer(kind):
             wide = pc.if_else(pc.is_valid(column), column, pa.scalar(0, kind)).to_numpy(zero_copy_only=False)
             wrong = (
@@ -63,7 +66,8 @@ class Clock:
             values, wrong = self._texts(column)
         else:
             raise LogError(f"a column of {kind} cannot be times; choose one of numbers, dates or texts")
-        return self._faults(values, missing, wrong & ~missing, None if declared or self._dates else self._units())
+        units = () if pa.types.is_duration(kind) or pa.types.is_time(kind) else self._units()
+        return self._faults(values, missing, wrong & ~missing, None if declared or self._dates else units)
 
     def check(self, values: NDArray[np.int64]) -> Parsed:
         """Check times that are integers already."""

@@ -72,7 +72,7 @@ def integers(column: Column, what: str) -> Parsed:
 
 
 def texts(column: Column, what: str) -> Parsed:
-    """Parse texts in UTF-8, not empty; numbers are spelled in digits.
+    """Parse texts in UTF-8, not empty; numbers are spelled in digits, bytes of a fixed length that are no text in hex.
 
     Raises:
         LogError: the column is of another type than texts or numbers.
@@ -82,6 +82,7 @@ def texts(column: Column, what: str) -> Parsed:
         column = column.cast(pa.string())
     if not _is_text(column.type):
         raise LogError(f"a column of {column.type} cannot be {what}s; choose one of integers or texts")
+    digests = pa.types.is_fixed_size_binary(column.type)
     column = column.cast(pa.binary())  # texts of a Parquet file need not be UTF-8: nobody has looked at them yet
     missing = _flags(pc.is_null(column)) | _flags(pc.equal(pc.binary_length(column), 0))
     wrong = np.zeros(len(column), bool)
@@ -89,19 +90,24 @@ def texts(column: Column, what: str) -> Parsed:
     try:
         column = column.cast(pa.string())
     except pa.ArrowInvalid:  # which of them cannot be told by Arrow
-        decoded = [_decode(value) for value in column.to_pylist()]
+        decoded = [_decode(value, digest=digests) for value in column.to_pylist()]
         wrong = np.array([value is None for value in decoded], bool)
         column = pa.array([value or "" for value in decoded], pa.string())
     return Parsed(column, ((f"{what} missing", missing), (f"{what} not UTF-8", wrong)))
 
 
 def plain(column: Column) -> Column:
-    """Return the column without dictionary encoding and with 32-bit offsets."""
+    """Return the column without dictionary encoding, with 32-bit offsets; decimals as texts."""
+    if isinstance(column.type, pa.BaseExtensionType):
+        column = column.storage  # a UUID
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    if pa.types.is_large_string(column.type) or pa.types.is_large_binary(column.type):
-        column = column.cast(pa.string() if pa.types.is_large_string(column.type) else pa.binary())
-    return column
+    kind = column.type
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_decimal(kind):
+        return column.cast(pa.string())
+    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        return column.cast(pa.binary())
+    return column.cast(pa.string()) if pa.types.is_null(kind) else column
 
 
 def only_digits(column: Column, most: int) -> bool:
@@ -142,11 +148,11 @@ def _digits(column: Column) -> tuple[Column, NDArray[np.bool_], NDArray[np.bool_
     return clean.cast(pa.uint64()), empty, negative, ~(right | negative | empty | _flags(pc.is_null(column)))
 
 
-def _decode(value: bytes) -> str | None:
+def _decode(value: bytes, *, digest: bool) -> str | None:
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError:
-        return None
+        return f"0x{value.hex()}" if digest else None
 
 
 def _flags(array: Column) -> NDArray[np.bool_]:
