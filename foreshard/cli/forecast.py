@@ -56,6 +56,36 @@ def forecast(  # noqa: PLR0913 - a command's options
     time_column: Annotated[str | None, _column("time", "time")] = None,
     epoch_column: Annotated[str | None, _column("epoch", "epoch")] = None,
     size_column: Annotated[str | None, _column("size", "object's bytes")] = None,
+    object_type: Annotated[
+        str | None,
+        typer.Option(
+            "--object-type",
+            help="CSV and Parquet: objects are int, text, or auto: integers if all of them are. [default: auto]",
+            rich_help_panel=_LOG,
+        ),
+    ] = None,
+    header: Annotated[
+        bool | None,
+        typer.Option(
+            "--header/--no-header",
+            help="CSV: its first line names the columns, or they are 0, 1, ...; told by that line if left out.",
+            rich_help_panel=_LOG,
+        ),
+    ] = None,
+    extent: Annotated[
+        int | None,
+        typer.Option(
+            "--extent", min=1, help="LIS: pages of 512 bytes that make one object. [default: 1]", rich_help_panel=_LOG
+        ),
+    ] = None,
+    requests: Annotated[
+        str | None,
+        typer.Option(
+            "--requests",
+            help="DFTracer: what is a request: samples, reads, or auto: samples if there are any. [default: auto]",
+            rich_help_panel=_LOG,
+        ),
+    ] = None,
     cache_fraction: Annotated[
         float, typer.Option("--cache-fraction", help="Share of the objects that fits into the cache, in (0, 1].")
     ] = 0.1,
@@ -85,8 +115,10 @@ def forecast(  # noqa: PLR0913 - a command's options
     that were left out), plots, and report.html, which shows all of it and needs no other file.
     """
     given = {"object": object_column, "time": time_column, "epoch": epoch_column, "size": size_column}
-    columns = {f"{name}_column": column for name, column in given.items() if column is not None}
-    asked = _Asked(log, format, windows, phases, columns, cache_fraction, models, top)
+    named: dict[str, object] = {f"{name}_column": column for name, column in given.items()}
+    named |= {"object_type": object_type, "header": header, "extent": extent, "requests": requests}
+    options = {name: value for name, value in named.items() if value is not None}
+    asked = _Asked(log, format, windows, phases, options, cache_fraction, models, top)
     with errors_told():
         asked.check()
         study = _run(asked, _Target(out, replace=force, plots=plots))
@@ -119,7 +151,7 @@ class _Asked:
     format: str | None
     windows: int | None
     phases: int
-    columns: dict[str, str]
+    options: dict[str, object]
     cache_fraction: float
     models: str | None
     top: int
@@ -159,7 +191,7 @@ class _Asked:
             windows=self.windows,
             phases=self.phases,
             quarantine=quarantine,
-            **self.columns,
+            **self.options,
         )
         return study_log(imported, cache_fraction=self.cache_fraction, names=self.names(), told=begin)
 

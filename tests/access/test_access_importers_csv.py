@@ -3,10 +3,15 @@ import gzip
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from import_world import asked, load, reasons
 
 from foreshard.access.importers import files as log_files
 from foreshard.access.importers import import_trace
+from foreshard.access.importers.csv_rows import HEADER_AGAIN
+from foreshard.access.importers.registry import MIXED
+from foreshard.access.importers.row_checks import UNKNOWN
 from foreshard.errors import LogError
 
 
@@ -65,6 +70,38 @@ def test_any_white_space_parts_fields_whatever_the_lines_beside_it(csv, line):
 def test_a_table_without_a_header_is_objects_if_it_has_one_column(csv):
     assert asked(load(csv, "5\n6\n5")) == [5, 6, 5]
     assert asked(load(csv, "1,5\n2,6\n", object_column="1", time_column="0")) == [5, 6]
+
+
+@given(st.lists(st.text("abc/._-é", min_size=1, max_size=9), min_size=1))
+def test_a_list_of_names_loses_none(tmp_path_factory, names):
+    path = tmp_path_factory.getbasetemp() / "list.txt"
+    known = {"obj", "t"}
+    got = load(path, "\n".join(names) + "\n")
+    assert asked(got) == names[names[0].lower() in known :]
+    assert got.report.findings == ()
+
+
+@pytest.mark.parametrize("name", ["Object", "id", "key", "path", "filename", "url"])
+def test_a_list_with_a_header_is_told_by_a_name_that_is_known_or_asked_for(csv, name):
+    got = load(csv, f"{name}\n/a\n/b\n", object_column="url" if name == "url" else None)
+    assert asked(got) == ["/a", "/b"]
+
+
+def test_a_line_that_may_be_no_header_is_said_to_be_taken_for_one(csv):
+    with pytest.raises(LogError, match=r"has the columns GET, /a: say by object_column .*first line: if that is data"):
+        load(csv, "GET,/a\nGET,/b\n")
+    with pytest.raises(LogError, match=r"no column '1'; its columns are GET, /a; .*header=False \(--no-header\)"):
+        load(csv, "GET,/a\nGET,/b\n", object_column="1")
+    with pytest.raises(LogError, match=r"its columns are time, key$"):
+        load(csv, "time,key\n1,2\n", object_column="1")
+
+
+def test_whether_there_is_a_header_may_be_said(csv):
+    assert asked(load(csv, "GET,/a\nGET,/b\n", object_column="1", header=False)) == ["/a", "/b"]
+    assert asked(load(csv, "url\n/b\n", header=True)) == ["/b"]
+    assert asked(load(csv, "key\n/b\n", header=False)) == ["key", "/b"]
+    got = load(csv, "7,8\n1,2\n", header=True, object_column="8")
+    assert (asked(got), got.report.findings) == ([2], ())
 
 
 def test_quotes_carriage_returns_empty_lines_and_a_mark_of_byte_order_are_taken(csv):
@@ -133,6 +170,32 @@ def test_epochs_become_windows_and_phases_cut_them(csv):
         load(csv, text, phases=5)
 
 
+@pytest.mark.parametrize("unit", [1, 1000])
+@pytest.mark.parametrize("step", [1, 0])
+def test_an_epoch_that_is_a_time_is_refused_and_may_be_named_as_one(csv, unit, step):
+    text = "epoch,key\n" + "".join(f"{(1_700_000_000 + step * i) * unit},{i}\n" for i in range(20, 0, -1))
+    with pytest.raises(LogError, match=r"log 'log\.csv', column 'epoch': values like 17\d+ are times, .*--time-column"):
+        load(csv, text)
+    got = load(csv, text, time_column="epoch")
+    assert got.trace.windows == 20
+    assert asked(got) == (list(range(1, 21)) if step else list(range(20, 0, -1)))
+
+
+def test_large_numbers_of_epochs_that_are_no_times_are_windows(csv):
+    text = "epoch,key\n" + "".join(f"{5_000_000 + i // 10},{i % 3}\n" for i in range(30))
+    assert load(csv, text).trace.windows == 3
+
+
+def test_the_report_says_which_columns_were_used(tmp_path):
+    got = load(tmp_path / "a.csv", "name,Size,id,ts\nx,1,5,1\n")
+    assert got.report.columns == {"object": "id", "time": "ts", "size": "Size"}
+    assert load(tmp_path / "a.csv", "5\n6\n").report.columns == {"object": "0"}
+    (tmp_path / "b.csv").write_text("path,ts\n5,2\n")
+    (tmp_path / "a.csv").write_text("name,Size,id,ts\nx,1,5,1\n")
+    assert import_trace(tmp_path).report.columns == {"object": "id, path", "time": "ts", "size": "Size"}
+    assert load(tmp_path / "a.lis", "1 1 0 1\n").report.columns == {}
+
+
 def test_windows_asked_for_are_of_equal_numbers_of_requests(csv):
     text = "epoch,key\n1,a\n2,b\n2,c\n2,d\n"
     assert load(csv, text).trace.starts.tolist() == [0, 1, 4]
@@ -157,9 +220,6 @@ def test_windows_asked_for_are_of_equal_numbers_of_requests(csv):
         (b",4,1", "time unreadable"),
         (b"-1,4,1", "time negative"),
         (b"1e400,4,1", "time unreadable"),
-        (b"1,4,big", "size no integer"),
-        (b"1,4,-1", "size negative"),
-        (b"1,4,9223372036854775808", "size above 9223372036854775807"),
         (b"1,4", "wrong number of fields"),
         (b"1,4,1,1", "wrong number of fields"),
         (b'1,"4,1', "wrong number of fields"),
@@ -175,6 +235,86 @@ def test_a_malformed_line_is_left_out_and_quoted(csv, line, reason):
     assert (finding.reason, finding.kept, finding.count) == (reason, False, 1)
     assert (finding.examples[0].file, finding.examples[0].where) == ("log.csv", "line 4")
     assert len(finding.examples[0].value) < 250
+
+
+@pytest.mark.parametrize(
+    ("size", "reason"),
+    [
+        ("", "size missing"),
+        ("-1", "size negative"),
+        ("-1.0", "size negative"),
+        ("big", "size no integer"),
+        ("1.5", "size no integer"),
+        ("9223372036854775808", "size above 9223372036854775807"),
+    ],
+)
+def test_a_request_is_kept_though_its_size_is_not_known(csv, size, reason):
+    got = load(csv, f"key,size\n1,10\n2,{size}\n1,{size}\n")
+    assert asked(got) == [1, 2, 1]
+    assert got.trace.nbytes.tolist() == [10, 1]
+    assert reasons(got.report) == {}
+    assert reasons(got.report, kept=True) == {reason + UNKNOWN: 2}
+    assert got.report.findings[0].examples[0].where == "line 3"
+
+
+def test_whole_numbers_may_be_written_with_a_fraction_of_zeros(csv):
+    got = load(csv, "key,size,epoch\n7.0,10.00,1.\n8,20,2.0\n", object_type="int")
+    assert asked(got) == [7, 8]
+    assert got.trace.nbytes.tolist() == [10, 20]
+    assert got.trace.starts.tolist() == [0, 1, 2]
+    assert got.report.findings == ()
+
+
+@pytest.mark.parametrize("quoted", [False, True])
+def test_blanks_around_values_and_names_are_no_part_of_them(csv, quoted):
+    rows = ["time, key ,\tsize", "1, a ,10", " 2 ,b b,\t20 ", "3,   a,10"] + ['4, "c,d" , 5'] * quoted
+    got = load(csv, "\n".join(rows) + "\n", size_column="size", object_column="key")
+    assert asked(got) == ["a", "b b", "a"] + ["c,d"] * quoted
+    assert got.trace.nbytes.tolist()[:2] == [10, 20]
+    assert got.report.findings == ()
+
+
+def test_a_field_of_a_line_that_may_be_read_is_read(csv):
+    long = "x" * (log_files.LINE_BYTES - 100)
+    got = load(csv, f'key,agent\n1,"a"\n2,{long}\n3,"{long}"\n')
+    assert asked(got) == [1, 2, 3]
+    assert got.report.findings == ()
+
+
+def test_a_header_that_comes_again_is_no_request(csv):
+    got = load(csv, "key,ip\r\n1,x\r\nkey,ip\r\n2,y\r\n")
+    assert asked(got) == [1, 2]
+    assert reasons(got.report) == {HEADER_AGAIN: 1}
+    assert got.report.findings[0].examples[0].where == "line 3"
+
+
+@given(st.lists(st.sampled_from(["1", "01", "1.0", "12345678901234567890123", "97815X", "a b", "é"]), min_size=1))
+def test_objects_are_integers_only_if_all_are_and_else_keep_their_spelling(tmp_path_factory, ids):
+    path = tmp_path_factory.getbasetemp() / "mixed.csv"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(log_files, "BLOCK_BYTES", 9)
+        got = load(path, "key\n" + "\n".join(ids) + "\n")
+    whole = all(value in {"1", "01", "1.0"} for value in ids)
+    assert asked(got) == ([1] * len(ids) if whole else ids)
+    assert reasons(got.report) == {}
+    assert set(reasons(got.report, kept=True)) <= {MIXED}
+
+
+def test_a_file_with_texts_behind_one_with_integers_makes_texts_of_all(tmp_path):
+    (tmp_path / "a.csv").write_text("time,key,size\n1,007,1\n2,x,-\n")
+    (tmp_path / "b.csv").write_text("key,time,size\nabc,3,5\n8,x,5\n")
+    aside = tmp_path / "aside.jsonl"
+    got = import_trace(tmp_path, quarantine=aside, format="csv")
+    assert asked(got) == ["007", "x", "abc"]
+    assert reasons(got.report) == {"time unreadable": 1}
+    assert len(aside.read_text().splitlines()) == 1
+    assert reasons(got.report, kept=True)[MIXED] == 1
+
+
+def test_a_malformed_line_makes_no_texts_of_integers(csv):
+    got = load(csv, b"time,key\n1,007\nx,abc\n2,7\n3,\xff\n")
+    assert asked(got) == [7, 7]
+    assert reasons(got.report) == {"object no integer": 2}
 
 
 def test_text_that_is_no_utf8_is_left_out_of_texts(csv):

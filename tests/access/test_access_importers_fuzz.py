@@ -1,6 +1,7 @@
 """Whatever is done to a log: every valid record is in the trace, every malformed one in the report, nothing crashes."""
 
 import gzip
+import json
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -29,8 +30,6 @@ BAD_CSV = [
     b"soon,5,1",
     b"-1,5,1",
     b"4000000000,5,1",
-    b"1700000000,5,-1",
-    b"1700000000,5,large",
     b"1700000000,5",
     b"1700000000",
     b"1700000000,5,1,1",
@@ -96,7 +95,8 @@ def load(name, content, **options):
         path.write_bytes(content)
         aside = Path(folder) / "aside.jsonl"
         got = import_trace(path, quarantine=aside, **options)
-        assert len(aside.read_text().splitlines()) == got.report.quarantined
+        written = [json.loads(line) for line in aside.read_text().splitlines()]
+        assert sum(record.get("count", 1) for record in written) == got.report.quarantined
         return got
 
 

@@ -1,4 +1,7 @@
+import json
+import uuid
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -6,10 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from full_disk import files_up_to
+from hypothesis import given
+from hypothesis import strategies as st
 from import_world import asked, reasons
 
 from foreshard.access.importers import import_trace
 from foreshard.access.importers.parquet_rows import DAMAGED
+from foreshard.access.importers.row_checks import RowChecker
 from foreshard.errors import LogError
 
 WEB12 = Path(__file__).parent.parent / "data" / "web12-5000.parquet"
@@ -84,8 +90,62 @@ def test_texts_that_are_no_utf8_are_left_out_though_the_file_calls_them_texts(fi
 
 def test_texts_of_one_length_are_objects(file):
     got = load(file, {"key": pa.array([b"ab", None, b"\xff\xff", b"cd"], pa.binary(2))})
-    assert asked(got) == ["ab", "cd"]
-    assert reasons(got.report) == {"object missing": 1, "object not UTF-8": 1}
+    assert asked(got) == ["ab", "0xffff", "cd"]
+    assert reasons(got.report) == {"object missing": 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (pa.string_view(), ["7", "8", "7"]),
+        (pa.large_string(), ["7", "8", "7"]),
+        (pa.large_binary(), [7, 8, 7]),
+        (pa.dictionary(pa.int8(), pa.int64()), [7, 8, 7]),
+        (pa.decimal128(20, 0), [7, 8, 7]),
+        (pa.decimal128(20, 2), [7, 8, 7]),
+    ],
+)
+def test_keys_of_rarer_types_are_objects(file, kind, names):
+    base = (
+        pa.array([7, 8, 7]) if pa.types.is_decimal(kind) or pa.types.is_dictionary(kind) else pa.array(["7", "8", "7"])
+    )
+    if pa.types.is_dictionary(kind):
+        keys = base.dictionary_encode()
+    else:
+        keys = base.cast(pa.decimal128(38, 2)).cast(kind) if pa.types.is_decimal(kind) else base.cast(kind)
+    got = load(file, {"key": keys, "size": pa.nulls(3)})
+    assert asked(got) == names
+    assert reasons(got.report) == {}
+
+
+def test_decimals_that_no_integer_holds_are_texts(file):
+    keys = pa.array([Decimal(10**25), Decimal(7)], pa.decimal128(38, 0))
+    assert asked(load(file, {"key": keys})) == [str(10**25), "7"]
+
+
+def test_digests_are_objects_in_hex(file):
+    digests = [uuid.UUID(int=3 * 2**120 + i).bytes + b"\xff" * 4 for i in range(3)]
+    assert asked(load(file, {"key": pa.array(digests, pa.binary(20))})) == [f"0x{one.hex()}" for one in digests]
+    ids = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"\xf0" * 16], pa.binary(16)))
+    assert asked(load(file, {"key": ids})) == ["0x" + "f0" * 16]
+
+
+@pytest.mark.parametrize("kind", [pa.duration("ns"), pa.time64("ns"), pa.time32("ms"), pa.decimal128(24, 3)])
+def test_times_without_an_origin_order_requests(file, kind):
+    base = pa.array([5, None, 3, 1])
+    times = base.cast(pa.int32()).cast(kind) if pa.types.is_time32(kind) else base.cast(kind)
+    got = load(file, {"time": times, "key": ["c", "x", "b", "a"]})
+    assert asked(got) == ["a", "b", "c"]
+    assert reasons(got.report) == {"time missing": 1}
+
+
+def test_two_columns_of_one_name_are_refused_only_if_they_are_wanted(file):
+    columns = [pa.array([1, 2]), pa.array(["a", "b"]), pa.array([5, 6]), pa.array([7, 8])]
+    pq.write_table(pa.Table.from_arrays(columns, names=["key", "key", "x", "x"]), file)
+    with pytest.raises(LogError, match=r"log 'log\.parquet' has 2 columns that are called 'key'; give"):
+        import_trace(file)
+    pq.write_table(pa.Table.from_arrays(columns, names=["key", "b", "x", "x"]), file)
+    assert asked(import_trace(file)) == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -128,9 +188,9 @@ def test_days_are_times(file, kind):
 
 
 def test_columns_that_cannot_be_used_are_refused(file):
-    with pytest.raises(LogError, match=r"a column of list<.*> cannot be objects"):
+    with pytest.raises(LogError, match=r"log 'log\.parquet', column 'key': a column of list<.*> cannot be objects"):
         load(file, {"key": [[1], [2]]})
-    with pytest.raises(LogError, match="a column of bool cannot be times"):
+    with pytest.raises(LogError, match="column 'time': a column of bool cannot be times"):
         load(file, {"key": [1], "time": [True]})
 
 
@@ -153,9 +213,58 @@ def test_a_damaged_row_group_is_reported_and_the_others_kept(file):
     got = import_trace(file)
     assert asked(got) == [*keys[:1000], *keys[2000:2500], *keys[2501:]]
     assert {f.reason: (f.count, f.examples[0].where) for f in got.report.findings} == {
-        DAMAGED: (1, "rows 1000..1999"),
+        DAMAGED: (1000, "rows 1000..1999"),
         "object negative": (1, "row 2500"),
     }
+    assert got.report.quarantined == 1001
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=40), st.sampled_from([pa.uint64(), pa.string()]))
+def test_ids_of_64_bits_are_kept_whatever_their_highest_bit(tmp_path_factory, ids, kind):
+    path = tmp_path_factory.getbasetemp() / "large.parquet"
+    got = load(path, {"key": pa.array(ids, pa.uint64()).cast(kind)}, row_group_size=7)
+    assert [int(name) for name in asked(got)] == ids
+    assert reasons(got.report) == {}
+
+
+@pytest.mark.parametrize("role", ["epoch", "size"])
+def test_one_value_of_64_bits_costs_no_other_record(file, role):
+    values = pa.array([1, 1, 2**63 + 5, 1], pa.uint64())
+    got = load(file, {"key": [4, 5, 6, 7], role: values})
+    assert [name for name in asked(got) if name != 6] == [4, 5, 7]
+    assert sum(finding.count for finding in got.report.findings) == 1
+    assert "above" in got.report.findings[0].reason
+
+
+def test_a_file_of_texts_behind_one_of_integers_makes_texts_of_all(tmp_path):
+    for name, keys in (("a", [7, 8]), ("b", ["x7", "7"]), ("c", [9.0, 1.5])):
+        pq.write_table(pa.table({"key": keys}), tmp_path / f"{name}.parquet")
+    got = import_trace(tmp_path)
+    assert asked(got) == ["7", "8", "x7", "7", "9", "1.5"]
+    assert reasons(got.report) == {}
+    assert asked(import_trace(tmp_path / "a.parquet", object_type="text")) == ["7", "8"]
+
+
+def test_an_error_of_our_own_is_not_taken_for_damage(file, monkeypatch):
+    def broken(*_):
+        raise pa.ArrowInvalid("ours")
+
+    monkeypatch.setattr(RowChecker, "check", broken)
+    with pytest.raises(pa.ArrowInvalid, match="ours"):
+        load(file, {"key": [1]})
+
+
+def test_a_damaged_row_group_is_one_line_of_the_quarantine_file_with_its_rows(file, tmp_path):
+    keys = np.random.default_rng(5).integers(0, 10**9, 3000)
+    load(file, {"key": keys}, row_group_size=1000)
+    column = pq.ParquetFile(file).metadata.row_group(1).column(0)
+    raw = bytearray(file.read_bytes())
+    start = column.dictionary_page_offset or column.data_page_offset
+    raw[start : start + 40] = b"\xff" * 40
+    file.write_bytes(bytes(raw))
+    import_trace(file, quarantine=tmp_path / "aside")
+    (line,) = (tmp_path / "aside").read_text().splitlines()
+    assert (json.loads(line)["count"], json.loads(line)["where"]) == (1000, "rows 1000..1999")
 
 
 def test_a_full_disk_is_not_taken_for_a_damaged_log(file):

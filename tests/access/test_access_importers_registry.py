@@ -31,6 +31,13 @@ def test_options_that_a_format_does_not_know_are_refused(tmp_path):
         load(tmp_path / "log.csv", "1\n", phases=0)
 
 
+def test_words_that_are_no_choice_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="object_type 'number' is unknown; choose one of auto, int, text"):
+        load(tmp_path / "log.csv", "1\n", object_type="number")
+    with pytest.raises(ConfigError, match="requests 'all' is unknown; choose one of auto, samples, reads"):
+        load(tmp_path / "log.pfw", "1\n", requests="all")
+
+
 def test_a_missing_log_is_named(tmp_path):
     with pytest.raises(LogError, match=r"none\.csv' cannot be read \(No such file"):
         import_trace(tmp_path / "none.csv")

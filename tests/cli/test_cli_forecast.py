@@ -104,6 +104,21 @@ def test_block_logs_are_forecast_too(tmp_path, suffix):
     assert [row["object"] for row in found["ranking"]] == ["0", "1", "2"]
 
 
+def test_what_an_object_is_may_be_said(tmp_path):
+    rows = [(epoch, f"{i % 5:02d}" if i % 2 else f"{i % 5}") for epoch in range(4) for i in range(20)]
+    path = write_csv(tmp_path / "log.csv", rows)
+    half = ("--cache-fraction", "0.5")
+    assert told(path, *half)["log"]["objects"] == 5
+    assert told(path, *half, "--object-type", "text")["log"]["objects"] == 10
+    pages = tmp_path / "log.lis"
+    pages.write_text("".join(f"{page % 64} 1 0 {page}\n" for page in range(640)), encoding="utf-8")
+    assert told(pages, *half, "--extent", "16")["log"]["objects"] == 4
+    assert told(DLIO, "--requests", "samples")["log"]["requests"] == 800
+    result = run("forecast", str(path), "--object-type", "number")
+    assert result.exit_code == 1
+    assert "object_type 'number' is unknown" in " ".join(result.output.split())
+
+
 def test_phases_tell_by_when_an_object_is_due(tmp_path):
     rows = [(epoch, f"{i:02d}") for epoch in range(8) for i in range(40)]  # read in the same order in every epoch
     found = told(write_csv(tmp_path / "log.csv", rows), "--phases", "4", "--cache-fraction", "0.25")

@@ -12,12 +12,17 @@ import pyarrow.csv as pa_csv
 from numpy.typing import NDArray
 
 from foreshard.access.importers.report import Quarantine
-from foreshard.access.importers.values import Column
+from foreshard.access.importers.values import Column, pc
 
 WRONG_FIELDS: Final = "wrong number of fields"
 
 _WORD: Final = re.compile(r"[^ \t\r]+")
 """Other white space than these may be bytes of a letter."""
+
+_BLANKS: Final = " \t"
+
+_BEHIND_QUOTE: Final = re.compile(r'"[ \t]+(?=[,;|\t]|$)')
+"""Blanks that no quoted field may end with."""
 
 _UNEVEN: Final = (b"\t", b"  ", b"\n ", b" \n")
 """White space that is more than one blank between two fields."""
@@ -87,6 +92,8 @@ class Delimited:
             ),
         )
         columns = [table.column(name).combine_chunks() for name in wanted]
+        if self.delimiter != " " and _padded(block, self.delimiter):
+            columns = [_stripped(column) for column in columns]
         lines: list[bytes] = []
 
         def line_of(row: int) -> bytes:
@@ -118,13 +125,32 @@ class Delimited:
 
 
 def split_line(line: str, delimiter: str) -> list[str] | None:
-    """Return a line's fields, or None if its quotes do not match."""
+    """Return a line's fields without the blanks around them, or None if its quotes do not match."""
     if delimiter == " ":
         return _WORD.findall(line)
+    if len(line) > csv.field_size_limit():
+        csv.field_size_limit(len(line))  # lines are of a bounded length already
+    fields = _quoted(line, delimiter) or _quoted(_BEHIND_QUOTE.sub('"', line), delimiter)
+    return None if fields is None else [field.strip(_BLANKS) for field in fields]
+
+
+def _quoted(line: str, delimiter: str) -> list[str] | None:
     try:
-        return next(csv.reader([line], delimiter=delimiter, strict=True), [])
+        return next(csv.reader([line], delimiter=delimiter, strict=True, skipinitialspace=True), [])
     except csv.Error:
         return None
+
+
+def _padded(block: bytes, delimiter: str) -> bool:
+    """Return whether any field may begin or end with a blank."""
+    mark = delimiter.encode()
+    blanks = [blank.encode() for blank in _BLANKS if blank != delimiter and blank.encode() in block]
+    beside = (mark, b"\n")
+    return any(block.startswith(b) or any(b + end in block or end + b in block for end in beside) for b in blanks)
+
+
+def _stripped(column: Column) -> Column:
+    return pc.ascii_trim(column.view(pa.string()), _BLANKS).view(pa.binary())  # looks at no byte above 127
 
 
 def _regular(block: bytes, delimiter: int, width: int) -> bool:

@@ -9,13 +9,12 @@ import io
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import IO, Final, cast
 
 from foreshard.access.importers.collect import Collector
 from foreshard.access.importers.dftracer_events import Events
 from foreshard.access.importers.dftracer_join import requests_of
-from foreshard.access.importers.files import CUT_SHORT, line_blocks, open_log, unpack_log
+from foreshard.access.importers.files import CUT_SHORT, LogFile, line_blocks, open_log, unpack_log
 from foreshard.access.importers.options import Options
 from foreshard.access.importers.report import Quarantine
 from foreshard.access.importers.unpack import Readable
@@ -24,7 +23,9 @@ ENDINGS: Final = (".pfw", ".tar", ".tgz")
 _MEMBERS: Final = (".pfw", ".pfw.gz", ".pfw.zst")
 
 
-def import_dftracer(files: Sequence[Path], options: Options, collector: Collector, quarantine: Quarantine) -> None:
+def import_dftracer(
+    files: Sequence[LogFile], options: Options, collector: Collector, quarantine: Quarantine
+) -> dict[str, str]:
     """Read the files of one run, or a tar archive of them.
 
     Raises:
@@ -32,29 +33,30 @@ def import_dftracer(files: Sequence[Path], options: Options, collector: Collecto
     """
     with ExitStack() as stack:
         events = Events(stack, quarantine)
-        for path in files:
-            if _is_archive(path):
-                _read_archive(path, events, quarantine)
+        for log in files:
+            if _is_archive(log):
+                _read_archive(log, events, quarantine)
             else:
                 with ExitStack() as opened:
-                    _read_file(open_log(path, opened, quarantine), path.name, events, quarantine)
+                    _read_file(open_log(log, opened, quarantine), log.name, events, quarantine)
         events.close()
         requests_of(events, options.requests, collector, quarantine)
+    return {}
 
 
-def _is_archive(path: Path) -> bool:
-    return path.name.lower().endswith((".tar", ".tar.gz", ".tgz", ".tar.zst"))
+def _is_archive(log: LogFile) -> bool:
+    return log.name.lower().endswith((".tar", ".tar.gz", ".tgz", ".tar.zst"))
 
 
-def _read_archive(path: Path, events: Events, quarantine: Quarantine) -> None:
+def _read_archive(log: LogFile, events: Events, quarantine: Quarantine) -> None:
     """Read an archive from its start to its end, once; nothing is unpacked on disk."""
     with ExitStack() as stack:
-        stream = open_log(path, stack, quarantine)
-        member = path.name
+        stream = open_log(log, stack, quarantine)
+        member = log.name
         try:
             archive = stack.enter_context(tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|"))
             for entry in archive:
-                member = f"{path.name}/{entry.name}"
+                member = f"{log.name}/{entry.name}"
                 if entry.isreg() and entry.name.endswith(_MEMBERS):
                     content = io.BufferedReader(_Member(archive, entry))
                     _read_file(unpack_log(content, member, quarantine), member, events, quarantine)

@@ -9,8 +9,8 @@ from typing import Any, Final
 import numpy as np
 
 from foreshard.access.importers.collect import Spool
+from foreshard.access.importers.horizon import DAY_S, FUTURE
 from foreshard.access.importers.report import Quarantine
-from foreshard.access.importers.times import DAY_S, FUTURE
 
 NO_JSON: Final = "no JSON object"
 NO_PHASE: Final = "ph is no known phase"

@@ -1,8 +1,10 @@
 """Opens log files, compressed or not, and cuts them into blocks of whole lines without ever holding an endless line."""
 
+import re
 import tarfile
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,26 +23,47 @@ BLOCK_BYTES: Final = 4 << 20
 LINE_BYTES: Final = 1 << 20
 """Longest line that may be a record; access records have a few hundred bytes."""
 
+READ_ONLY: Final = "only gzip and zstd are read"
+
+_MAGIC: Final = 16
+_OTHERWISE: Final = re.compile(rb"BZh[1-9]1AY&SY|\xfd7zXZ\0")
+"""How files of bzip2 and xz begin."""
+
 TOO_LONG: Final = f"line longer than {LINE_BYTES} bytes"
 CUT_SHORT: Final = "compressed data cut short or damaged; what follows is lost"
 
 
-def open_log(path: Path, stack: ExitStack, quarantine: Quarantine) -> Readable:
+@dataclass(frozen=True)
+class LogFile:
+    """A file of a log.
+
+    Attributes:
+        path: where it is.
+        name: what reports call it: its name, behind that of the folders it lies in below the log's.
+    """
+
+    path: Path
+    name: str
+
+
+def open_log(log: LogFile, stack: ExitStack, quarantine: Quarantine) -> Readable:
     """Open a file for reading, decompressing gzip and zstd.
 
     Args:
-        path: the file.
+        log: the file.
         stack: closes it.
         quarantine: is told of damaged compression.
 
     Raises:
-        LogError: it is missing or may not be read.
+        LogError: it is missing, may not be read, or is compressed otherwise.
     """
     try:
-        raw = stack.enter_context(path.open("rb"))
+        raw = stack.enter_context(log.path.open("rb"))
     except OSError as error:
-        raise LogError(f"log {str(path)!r} cannot be read ({error.strerror}); give an existing log file") from error
-    return unpack_log(raw, path.name, quarantine)
+        raise LogError(f"log {str(log.path)!r} cannot be read ({error.strerror}); give an existing log file") from error
+    if _OTHERWISE.match(raw.peek(_MAGIC)):
+        raise LogError(f"log {str(log.path)!r} is compressed, and {READ_ONLY}; decompress it first")
+    return unpack_log(raw, log.name, quarantine)
 
 
 def unpack_log(raw: "BufferedReader[Any]", name: str, quarantine: Quarantine) -> Readable:

@@ -6,7 +6,6 @@ Megiddo & Modha, ARC, FAST 2003 (their traces must be cited where they are used)
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from foreshard.access.importers.collect import Collector, Spool
 from foreshard.access.importers.delimited import Cells, Delimited
-from foreshard.access.importers.files import line_blocks, open_log
+from foreshard.access.importers.files import LogFile, line_blocks, open_log
 from foreshard.access.importers.options import Options
 from foreshard.access.importers.report import Quarantine
 from foreshard.access.importers.values import integers
@@ -36,7 +35,9 @@ _RECORDS: Final = 1 << 18
 _BATCH: Final = 1 << 22
 
 
-def import_lis(files: Sequence[Path], options: Options, collector: Collector, quarantine: Quarantine) -> None:
+def import_lis(
+    files: Sequence[LogFile], options: Options, collector: Collector, quarantine: Quarantine
+) -> dict[str, str]:
     """Read LIS files, in order; every page of a request counts as a request, or every run of `extent` pages does.
 
     Raises:
@@ -45,16 +46,17 @@ def import_lis(files: Sequence[Path], options: Options, collector: Collector, qu
     """
     if options.extent < 1:
         raise ConfigError(f"an extent of {options.extent} pages cannot be; give at least 1")
-    for path in files:
+    for log in files:
         with ExitStack() as stack:
-            records = _Records(stack, path.name, quarantine)
-            lines = Delimited(path.name, " ", len(_COLUMNS), range(len(_COLUMNS)), quarantine)
-            for line, block in line_blocks(open_log(path, stack, quarantine), quarantine, path.name):
+            records = _Records(stack, log.name, quarantine)
+            lines = Delimited(log.name, " ", len(_COLUMNS), range(len(_COLUMNS)), quarantine)
+            for line, block in line_blocks(open_log(log, stack, quarantine), quarantine, log.name):
                 cells = lines.parse(line, block)
                 if cells is not None:
                     records.add(cells)
             for start, count in records.distinct():
                 _expand(start, count, options.extent, collector)
+    return {}
 
 
 class _Records:

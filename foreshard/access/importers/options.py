@@ -1,11 +1,12 @@
 """What the caller may say about a log."""
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, get_args
 
 from foreshard.errors import ConfigError
 
 ObjectType = Literal["auto", "int", "text"]
+Requests = Literal["auto", "samples", "reads"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,9 @@ class Options:
         time_column: CSV, Parquet: column with the time of the request.
         epoch_column: CSV, Parquet: column with the epoch.
         size_column: CSV, Parquet: column with the object's bytes.
-        object_type: CSV: whether objects are integers from 0 or texts; `auto` goes by most of the first 4 MB.
+        object_type: CSV, Parquet: whether objects are integers from 0 or texts; with `auto` they are integers if all
+            of them are, else texts, spelled as in the log.
+        header: CSV: whether the first line names the columns, which else are called 0, 1, ...; None: the line tells.
         extent: LIS: pages of 512 bytes that make one object.
         requests: DFTracer: what is a request: a sample, a read of a file, or `auto`: samples if there are any.
     """
@@ -27,8 +30,22 @@ class Options:
     epoch_column: str | None = None
     size_column: str | None = None
     object_type: ObjectType = "auto"
+    header: bool | None = None
     extent: int = 1
-    requests: Literal["auto", "samples", "reads"] = "auto"
+    requests: Requests = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse words that are none of the choices.
+
+        Raises:
+            ConfigError: names the word and the choices.
+        """
+        for name, given, choices in (
+            ("object_type", self.object_type, get_args(ObjectType)),
+            ("requests", self.requests, get_args(Requests)),
+        ):
+            if given not in choices:
+                raise ConfigError(f"{name} {given!r} is unknown; choose one of {', '.join(choices)}")
 
     def only(self, format: str, known: frozenset[str]) -> None:  # noqa: A002 -- the word of the command line
         """Refuse options that the format does not know.
@@ -42,4 +59,4 @@ class Options:
             raise ConfigError(f"format {format!r} knows no option {', '.join(foreign)}; leave it out")
 
 
-COLUMN_OPTIONS = frozenset({"object_column", "time_column", "epoch_column", "size_column"})
+COLUMN_OPTIONS = frozenset({"object_column", "time_column", "epoch_column", "size_column", "object_type"})

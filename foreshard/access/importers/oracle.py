@@ -6,14 +6,13 @@ A record is time (u32, seconds), object id (u64), size (u32, bytes) and the numb
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
 
 from foreshard.access.importers.collect import Collector
-from foreshard.access.importers.files import open_log, read_blocks
+from foreshard.access.importers.files import LogFile, open_log, read_blocks
 from foreshard.access.importers.options import Options
 from foreshard.access.importers.report import Quarantine
 from foreshard.access.importers.times import OUT_OF_ORDER, Clock
@@ -24,7 +23,9 @@ UNKNOWN_NEXT: Final = -2
 NO_NEXT: Final = "next request below -2"
 
 
-def import_oracle(files: Sequence[Path], options: Options, collector: Collector, quarantine: Quarantine) -> None:
+def import_oracle(
+    files: Sequence[LogFile], options: Options, collector: Collector, quarantine: Quarantine
+) -> dict[str, str]:
     """Read oracleGeneral files, in order.
 
     Raises:
@@ -32,17 +33,18 @@ def import_oracle(files: Sequence[Path], options: Options, collector: Collector,
     """
     del options  # there are none
     clock = Clock()
-    for path in files:
+    for log in files:
         with ExitStack() as stack:
             carry, first = b"", 0
-            for read in read_blocks(open_log(path, stack, quarantine), quarantine, path.name):
+            for read in read_blocks(open_log(log, stack, quarantine), quarantine, log.name):
                 whole = carry + read
                 end = len(whole) - len(whole) % RECORD.itemsize
                 records = np.frombuffer(whole[:end], RECORD)
-                _add(records, first, path.name, clock, collector, quarantine)
+                _add(records, first, log.name, clock, collector, quarantine)
                 first, carry = first + len(records), whole[end:]
             if carry:
-                quarantine.drop(TRUNCATED, path.name, f"byte {first * RECORD.itemsize}", carry.hex(" "))
+                quarantine.drop(TRUNCATED, log.name, f"byte {first * RECORD.itemsize}", carry.hex(" "))
+    return {}
 
 
 def _add(
@@ -50,10 +52,15 @@ def _add(
 ) -> None:
     times = np.asarray(records["time"], np.int64)
     bad = np.zeros(len(records), bool)
-    for reason, mask in (*clock.check(times).faults, (NO_NEXT, np.asarray(records["next"] < UNKNOWN_NEXT, bool))):
+    checked = clock.check(times)
+    for reason, mask in (*checked.faults, (NO_NEXT, np.asarray(records["next"] < UNKNOWN_NEXT, bool))):
         for row in np.flatnonzero(mask & ~bad).tolist():
             quarantine.drop(reason, file, f"record {first + row}", records[row].item())
         bad |= mask
+    for reason, mask in checked.odd:
+        for row in np.flatnonzero(mask & ~bad)[:1].tolist():
+            count = int(np.count_nonzero(mask & ~bad))
+            quarantine.note(reason, file, f"record {first + row}", records[row].item(), count=count)
     good = np.flatnonzero(~bad)
     sizes = np.asarray(records["size"], np.int64)
     late = collector.add(pa.array(records["id"][good]), times[good], None, sizes[good])

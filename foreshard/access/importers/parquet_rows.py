@@ -1,16 +1,17 @@
 """Imports Parquet: a row a request."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from foreshard.access.importers.collect import Collector
-from foreshard.access.importers.columns import Role, RowChecker, Rows, choose_columns
+from foreshard.access.importers.columns import Role, choose_columns
+from foreshard.access.importers.files import LogFile
 from foreshard.access.importers.options import Options
 from foreshard.access.importers.report import Quarantine
+from foreshard.access.importers.row_checks import RowChecker, Rows
 from foreshard.access.importers.values import Column, plain
 from foreshard.errors import LogError
 
@@ -18,48 +19,63 @@ BATCH_ROWS: Final = 1 << 20
 DAMAGED: Final = "row group damaged; its rows are lost"
 
 
-def import_parquet(files: Sequence[Path], options: Options, collector: Collector, quarantine: Quarantine) -> None:
+def import_parquet(
+    files: Sequence[LogFile], options: Options, collector: Collector, quarantine: Quarantine
+) -> dict[str, str]:
     """Read Parquet files, in order.
+
+    Returns:
+        The names of the columns used, by role.
 
     Raises:
         LogError: a file cannot be opened, or has no column of objects.
     """
     checker = RowChecker(collector, quarantine, options.object_type)
-    for path in files:
+    for log in files:
         try:
-            file = pq.ParquetFile(path)
+            file = pq.ParquetFile(log.path)
         except (pa.ArrowException, OSError) as error:
-            raise LogError(f"log {str(path)!r} cannot be read as Parquet ({error}); give a whole file") from error
+            raise LogError(f"log {str(log.path)!r} cannot be read as Parquet ({error}); give a whole file") from error
         with file:
-            _read(file, path.name, options, checker, quarantine)
+            _read(file, log.name, options, checker, quarantine)
+    return checker.used
 
 
 def _read(file: pq.ParquetFile, name: str, options: Options, checker: RowChecker, quarantine: Quarantine) -> None:
     names = file.schema_arrow.names
     wanted: dict[Role, str] = {role: names[place] for role, place in choose_columns(names, options, name).items()}
+    for role, column in wanted.items():
+        if names.count(column) > 1:
+            what = f"log {name!r} has {names.count(column)} columns that are called {column!r}"
+            raise LogError(f"{what}; give them different names, or name another one by {role}_column")
     row = 0
     for group in range(file.num_row_groups):
         end = row + file.metadata.row_group(group).num_rows
-        try:
-            for batch in file.iter_batches(BATCH_ROWS, [group], columns=list(dict.fromkeys(wanted.values()))):
-                columns: dict[Role, Column] = {role: batch.column(at) for role, at in wanted.items()}
-                checker.check(name, _rows(columns, row))
-                row += batch.num_rows
-        except (pa.ArrowException, OSError) as error:
-            quarantine.drop(DAMAGED, name, f"rows {row}..{end - 1}", str(error))
+        batches = file.iter_batches(BATCH_ROWS, [group], columns=list(dict.fromkeys(wanted.values())))
+        while True:
+            # Only reading may fail: what a check raises is no damage of the file.
+            try:
+                batch = next(batches, None)
+            except (pa.ArrowException, OSError) as error:
+                quarantine.drop(DAMAGED, name, f"rows {row}..{end - 1}", str(error), count=max(end - row, 1))
+                break
+            if batch is None:
+                break
+            checker.check(name, _rows({role: batch.column(at) for role, at in wanted.items()}, wanted, row))
+            row += batch.num_rows
         row = end
 
 
-def _rows(columns: dict[Role, Column], first: int) -> Rows:
+def _rows(columns: dict[Role, Column], names: dict[Role, str], first: int) -> Rows:
     def value(row: int) -> dict[str, object]:
         return {role: _scalar(column, row) for role, column in columns.items()}
 
-    return Rows(columns, lambda row: f"row {first + row}", value)
+    return Rows(columns, names, lambda row: f"row {first + row}", value)
 
 
 def _scalar(column: Column, row: int) -> object:
     one = plain(column.slice(row, 1))
-    if pa.types.is_timestamp(one.type):
+    if pa.types.is_timestamp(one.type) or pa.types.is_duration(one.type) or pa.types.is_time64(one.type):
         one = one.cast(pa.int64())  # Python has no nanoseconds, and may lack the time zone
     if pa.types.is_string(one.type):
         raw = one.cast(pa.binary())[0].as_py()  # it need not be UTF-8

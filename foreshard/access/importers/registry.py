@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,15 +10,19 @@ from foreshard.access.importers.collect import Collector
 from foreshard.access.importers.csv_rows import import_csv
 from foreshard.access.importers.dftracer import ENDINGS as DFTRACER_ENDINGS
 from foreshard.access.importers.dftracer import import_dftracer
+from foreshard.access.importers.files import LogFile
+from foreshard.access.importers.folder import Found, find_files
 from foreshard.access.importers.lis import import_lis
 from foreshard.access.importers.options import COLUMN_OPTIONS, Options
 from foreshard.access.importers.oracle import import_oracle
 from foreshard.access.importers.parquet_rows import import_parquet
-from foreshard.access.importers.report import Quarantine, Report, open_quarantine
+from foreshard.access.importers.report import Example, Quarantine, Report, open_quarantine
+from foreshard.access.importers.row_checks import MixedObjects
 from foreshard.access.trace import Trace
-from foreshard.errors import ConfigError, LogError
+from foreshard.errors import ConfigError
 
-Importer = Callable[[Sequence[Path], Options, Collector, Quarantine], None]
+Importer = Callable[[Sequence[LogFile], Options, Collector, Quarantine], dict[str, str]]
+"""Reads files, and returns the names of the columns it used, by role, where the format names any."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +47,14 @@ class _Format:
 
 FORMATS: Final[dict[str, _Format]] = {
     "dftracer": _Format(import_dftracer, DFTRACER_ENDINGS, frozenset({"requests"})),
-    "csv": _Format(import_csv, (".csv", ".tsv", ".txt"), COLUMN_OPTIONS | {"object_type"}),
+    "csv": _Format(import_csv, (".csv", ".tsv", ".txt"), COLUMN_OPTIONS | {"header"}),
     "parquet": _Format(import_parquet, (".parquet", ".pq"), COLUMN_OPTIONS),
     "oraclegeneral": _Format(import_oracle, (".oraclegeneral", ".oraclegeneral.bin"), frozenset()),
     "lis": _Format(import_lis, (".lis",), frozenset({"extent"})),
 }
 """The formats by name: their importers, and the endings of file names they are recognised by."""
 
-_PACKED: Final = (".gz", ".zst")
+MIXED: Final = "object no integer, so all objects are taken as texts"
 
 
 def import_trace(
@@ -65,7 +69,8 @@ def import_trace(
     """Read a log of another system as a trace.
 
     Args:
-        path: a file, compressed by gzip or zstd or not, or a folder of files of one format, which are read by name.
+        path: a file, compressed by gzip or zstd or not, or a folder of files of one format, which are read in natural
+            order of their names, with those in the folders in it. Other files there are reported.
         format: one of `FORMATS`; told by the name if left out.
         windows: cut the log in that many windows of equal numbers of requests. If left out, its epochs are the
             windows, or there are 24 if it knows no epochs.
@@ -83,17 +88,29 @@ def import_trace(
     place = Path(path)
     if phases < 1 or (windows is not None and windows < 1):
         raise ConfigError(f"{windows} windows, {phases} phases cannot be; give at least 1")
-    name = _recognise(place) if format is None else format.lower()
-    if name not in FORMATS:
-        raise ConfigError(f"unknown log format {name!r}; choose one of {', '.join(FORMATS)}")
-    chosen = _options(name, options)
-    files = _files(place, FORMATS[name].endings)
+    endings = {name: known.endings for name, known in FORMATS.items()}
+    found = find_files(place, None if format is None else format.lower(), endings)
+    chosen = _options(found.format, options)
+    aside = None if quarantine is None else Path(quarantine)
+    try:
+        return _import(found, chosen, windows, phases, aside, None)
+    except MixedObjects as mixed:  # numbers were read as such until then, and may have lost their spelling
+        return _import(found, replace(chosen, object_type="text"), windows, phases, aside, mixed.example)
+
+
+def _import(
+    log: Found, options: Options, windows: int | None, phases: int, quarantine: Path | None, mixed: Example | None
+) -> Imported:
     with ExitStack() as stack:
-        found = stack.enter_context(open_quarantine(None if quarantine is None else Path(quarantine)))
+        found = stack.enter_context(open_quarantine(quarantine))
+        log.tell(found)
+        if mixed is not None:
+            found.note(MIXED, mixed.file, mixed.where, mixed.value)
         collector = Collector(stack, found)
-        FORMATS[name].run(files, chosen, collector, found)
+        columns = FORMATS[log.format].run(log.files, options, collector, found)
         trace = collector.trace(windows, phases)
-        report = Report(name, tuple(file.name for file in files), len(trace.objects), found.findings())
+        names = tuple(file.name for file in log.files)
+        report = Report(log.format, names, len(trace.objects), found.findings(), columns)
     return Imported(trace, report)
 
 
@@ -108,30 +125,3 @@ def _options(name: str, given: dict[str, Any]) -> Options:
 
 def _known(name: str) -> str:
     return ", ".join(sorted(FORMATS[name].options)) or "none"
-
-
-def _recognise(path: Path) -> str:
-    names = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else [path.name]
-    for name in names:
-        for format, known in FORMATS.items():  # noqa: A001
-            if _ends(name, known.endings):
-                return format
-    raise ConfigError(
-        f"the format of log {str(path)!r} cannot be told by its name; give format, one of {', '.join(FORMATS)}"
-    )
-
-
-def _ends(name: str, endings: tuple[str, ...]) -> bool:
-    lower = name.lower()
-    for packed in _PACKED:
-        lower = lower.removesuffix(packed)
-    return lower.endswith(endings)
-
-
-def _files(path: Path, endings: tuple[str, ...]) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    files = sorted(entry for entry in path.iterdir() if _ends(entry.name, endings))
-    if not files:
-        raise LogError(f"folder {str(path)!r} holds no file that ends in {', '.join(endings)}; give the log's folder")
-    return files

@@ -1,7 +1,7 @@
 """What an import found wrong: counted by reason, with the first examples, and optionally every record in a file."""
 
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,12 +55,15 @@ class Report:
         files: the files that were read, in order.
         requests: requests in the trace.
         findings: by reason, those that were left out first.
+        columns: names of the columns that were used, by role (object, time, epoch, size), where the format names them;
+            joined by commas where files call one differently.
     """
 
     format: str
     files: tuple[str, ...]
     requests: int
     findings: tuple[Finding, ...]
+    columns: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def quarantined(self) -> int:
@@ -97,19 +100,22 @@ class Quarantine:
     """Collects what is wrong while a log is read.
 
     Args:
-        file: where every record that is left out is written as a line of JSON (file, where, reason, value), or None.
+        file: where every record that is left out is written as a line of JSON (file, where, reason, value; count, where
+            one line stands for several), or None.
     """
 
     def __init__(self, file: IO[str] | None = None) -> None:
         self._file = file
         self._tallies: dict[str, _Tally] = {}
 
-    def drop(self, reason: str, file: str, where: str, value: object = "") -> None:
-        """Count one record that is left out."""
+    def drop(self, reason: str, file: str, where: str, value: object = "", *, count: int = 1) -> None:
+        """Count one record that is left out, or `count` that lie together and cannot be told apart."""
         example = Example(file, where, quote(value))
-        self._add(reason, example, 1, kept=False)
+        self._add(reason, example, count, kept=False)
         if self._file is not None:
-            record = {"file": file, "where": where, "reason": reason, "value": example.value}
+            record: dict[str, object] = {"file": file, "where": where, "reason": reason, "value": example.value}
+            if count != 1:
+                record["count"] = count
             self._file.write(json.dumps(record, ensure_ascii=True) + "\n")
 
     def note(self, reason: str, file: str, where: str, value: object = "", *, count: int = 1) -> None:

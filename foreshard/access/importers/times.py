@@ -1,6 +1,6 @@
-"""Parses columns of times, finds their unit, and masks those before 0 or in the future."""
+"""Parses columns of times, and masks those before 0 or in the future."""
 
-import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -8,17 +8,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from foreshard.access.importers.horizon import FUTURE, NO_DATES, UNITS, Horizon
 from foreshard.access.importers.values import Column, Parsed, matches, only_digits, pc, plain
 from foreshard.errors import LogError
 
 OUT_OF_ORDER: Final = "time before the request in front of it"
-FUTURE: Final = "time in the future"
 
-DAY_S: Final = 86_400
-"""How far ahead of this machine's clock a log's clock may be."""
-
-_SINCE_2000_S: Final = 946_684_800
-_UNITS: Final = (1, 10**3, 10**6, 10**9)
 _1970: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _DATE: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}"
 _LARGE: Final = 10**17
@@ -29,13 +24,12 @@ class Clock:
     """Parses a log's times, batch by batch.
 
     Integers stay as they are; numbers with a fraction become integers of a smaller unit; dates become microseconds
-    since 1970. Numbers are taken for dates in s, ms, us or ns since 1970 if most of the first batch then lie between
-    2000 and now; otherwise time counts from some other origin, and no time can be in the future.
+    since 1970. Numbers are taken for dates in s, ms, us or ns since 1970 where `Horizon` finds that plausible;
+    otherwise time counts from some other origin, and no time can be in the future.
     """
 
     def __init__(self) -> None:
-        self._limit: int | None = None
-        self._begun = False
+        self._horizon = Horizon()
         self._dates: bool | None = None
         self._factor: int | None = None
 
@@ -43,7 +37,8 @@ class Clock:
         """Parse one batch of n times.
 
         Returns:
-            int64 values; faults are `missing`, `no time`, `negative` and `in the future`.
+            int64 values; faults are `missing`, `unreadable`, `negative` and `in the future`; odd are those that
+            contradict the guess that numbers are dates.
 
         Raises:
             LogError: the column is of a type that is no time.
@@ -51,8 +46,12 @@ class Clock:
         column = plain(column)
         kind = column.type
         missing = np.array(pc.is_null(column).to_numpy(zero_copy_only=False), bool)
-        if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        declared = pa.types.is_timestamp(kind) or pa.types.is_date(kind)
+        if declared:
             values, wrong = _micros(column)
+        elif pa.types.is_duration(kind) or pa.types.is_time(kind):
+            whole = column.cast(pa.int32()).cast(pa.int64()) if pa.types.is_time32(kind) else column.cast(pa.int64())
+            values, wrong = np.array(whole.fill_null(0).to_numpy(), np.int64), missing & False
         elif pa.types.is_integer(kind):
             wide = pc.if_else(pc.is_valid(column), column, pa.scalar(0, kind)).to_numpy(zero_copy_only=False)
             wrong = (
@@ -67,22 +66,30 @@ class Clock:
             values, wrong = self._texts(column)
         else:
             raise LogError(f"a column of {kind} cannot be times; choose one of numbers, dates or texts")
-        return self._faults(values, missing, wrong & ~missing)
+        units = () if pa.types.is_duration(kind) or pa.types.is_time(kind) else self._units()
+        return self._faults(values, missing, wrong & ~missing, None if declared or self._dates else units)
 
     def check(self, values: NDArray[np.int64]) -> Parsed:
         """Check times that are integers already."""
         none = np.zeros(len(values), bool)
-        return self._faults(values, none, none)
+        return self._faults(values, none, none, UNITS)
 
-    def _faults(self, values: NDArray[np.int64], missing: NDArray[np.bool_], wrong: NDArray[np.bool_]) -> Parsed:
+    def _faults(
+        self,
+        values: NDArray[np.int64],
+        missing: NDArray[np.bool_],
+        wrong: NDArray[np.bool_],
+        units: Sequence[int] | None,
+    ) -> Parsed:
         bad = missing | wrong
-        if not self._begun and not bad.all():
-            self._begun = True
-            self._limit = _future(values[~bad])
         negative = ~bad & (values < 0)
-        future = np.zeros(len(values), bool) if self._limit is None else ~bad & (values > self._limit)
+        future, odd = self._horizon.judge(values, ~(bad | negative), units)
         reasons = (("time missing", missing), ("time unreadable", wrong), ("time negative", negative), (FUTURE, future))
-        return Parsed(pa.array(values), reasons)
+        return Parsed(pa.array(values), reasons, ((NO_DATES, odd),))
+
+    def _units(self) -> Sequence[int]:
+        """Return the units that numbers may be in: where they were multiplied, it is a multiple of that."""
+        return tuple(unit for unit in UNITS if unit >= (self._factor or 1))
 
     def _texts(self, column: Column) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Parse numbers, or dates as ISO 8601, whichever are more in the first batch."""
@@ -137,18 +144,6 @@ def _dates(column: Column) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         parsed = [_iso(value) for value in column.to_pylist()]
         wrong = np.array([value is None for value in parsed], bool)
         return np.array([value or 0 for value in parsed], np.int64), wrong
-
-
-def _future(times: NDArray[np.int64]) -> int | None:
-    """Return the first time that is in the future, in the unit in which most times are dates; None if in none.
-
-    Times before 2000 in seconds speak for another origin; times that are no date in any unit say nothing.
-    """
-    now = int(time.time()) + DAY_S
-    dates = [np.count_nonzero((times >= _SINCE_2000_S * unit) & (times <= now * unit)) for unit in _UNITS]
-    best = int(np.argmax(dates))
-    relative = np.count_nonzero((times >= 0) & (times < _SINCE_2000_S))
-    return now * _UNITS[best] if dates[best] > relative else None
 
 
 def _iso(value: bytes | None) -> int | None:

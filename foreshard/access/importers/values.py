@@ -28,14 +28,16 @@ class Parsed:
     Attributes:
         values: shape (n,), without nulls; anything where a fault is.
         faults: (reason, bool mask of shape (n,)) for each reason that was looked for.
+        odd: the same for values that are valid, and still worth a word.
     """
 
     values: Column
     faults: tuple[Fault, ...]
+    odd: tuple[Fault, ...] = ()
 
 
 def integers(column: Column, what: str) -> Parsed:
-    """Parse integers from 0 to 2^64 - 1, from integers, floats without a fraction, or decimal digits.
+    """Parse integers from 0 to 2^64 - 1, from integers, floats without a fraction, or decimal digits (`10`, `10.0`).
 
     Args:
         column: integers, floats, texts or binary texts.
@@ -50,9 +52,10 @@ def integers(column: Column, what: str) -> Parsed:
     column = plain(column)
     missing = _flags(pc.is_null(column))
     if pa.types.is_integer(column.type):
-        negative = _flags(pc.less(column, 0))
         wrong = np.zeros(len(column), bool)
-        clean = column.cast(pa.int64()) if pa.types.is_signed_integer(column.type) else column
+        signed = pa.types.is_signed_integer(column.type)
+        clean = column.cast(pa.int64() if signed else pa.uint64())
+        negative = _flags(pc.less(clean, 0)) if signed else wrong  # Arrow compares unsigned ones as int64, and fails
         clean = pc.if_else(pa.array(~(missing | negative)), clean, pa.scalar(0, clean.type)).cast(pa.uint64())
     elif pa.types.is_floating(column.type):
         numbers = np.asarray(column.to_numpy(zero_copy_only=False), np.float64)
@@ -69,16 +72,17 @@ def integers(column: Column, what: str) -> Parsed:
 
 
 def texts(column: Column, what: str) -> Parsed:
-    """Parse texts in UTF-8, not empty.
+    """Parse texts in UTF-8, not empty; numbers are spelled in digits, bytes of a fixed length that are no text in hex.
 
     Raises:
-        LogError: the column is of another type than texts or integers.
+        LogError: the column is of another type than texts or numbers.
     """
     column = plain(column)
-    if pa.types.is_integer(column.type):
+    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
         column = column.cast(pa.string())
     if not _is_text(column.type):
         raise LogError(f"a column of {column.type} cannot be {what}s; choose one of integers or texts")
+    digests = pa.types.is_fixed_size_binary(column.type)
     column = column.cast(pa.binary())  # texts of a Parquet file need not be UTF-8: nobody has looked at them yet
     missing = _flags(pc.is_null(column)) | _flags(pc.equal(pc.binary_length(column), 0))
     wrong = np.zeros(len(column), bool)
@@ -86,19 +90,24 @@ def texts(column: Column, what: str) -> Parsed:
     try:
         column = column.cast(pa.string())
     except pa.ArrowInvalid:  # which of them cannot be told by Arrow
-        decoded = [_decode(value) for value in column.to_pylist()]
+        decoded = [_decode(value, digest=digests) for value in column.to_pylist()]
         wrong = np.array([value is None for value in decoded], bool)
         column = pa.array([value or "" for value in decoded], pa.string())
     return Parsed(column, ((f"{what} missing", missing), (f"{what} not UTF-8", wrong)))
 
 
 def plain(column: Column) -> Column:
-    """Return the column without dictionary encoding and with 32-bit offsets."""
+    """Return the column without dictionary encoding, with 32-bit offsets; decimals as texts."""
+    if isinstance(column.type, pa.BaseExtensionType):
+        column = column.storage  # a UUID
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    if pa.types.is_large_string(column.type) or pa.types.is_large_binary(column.type):
-        column = column.cast(pa.string() if pa.types.is_large_string(column.type) else pa.binary())
-    return column
+    kind = column.type
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_decimal(kind):
+        return column.cast(pa.string())
+    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        return column.cast(pa.binary())
+    return column.cast(pa.string()) if pa.types.is_null(kind) else column
 
 
 def only_digits(column: Column, most: int) -> bool:
@@ -124,6 +133,7 @@ def _digits(column: Column) -> tuple[Column, NDArray[np.bool_], NDArray[np.bool_
     if only_digits(column, 19):  # nearly always; the expressions below take ten times as long
         none = np.zeros(len(column), bool)
         return column.cast(pa.string()).cast(pa.uint64()), none, none, none
+    column = pc.replace_substring_regex(column, r"^(-?[0-9]+)\.0*$", r"\1")
     empty = _flags(pc.equal(pc.binary_length(column), 0))
     right = matches(column, "^0*[0-9]{1,19}$")
     if not right.all():
@@ -138,11 +148,11 @@ def _digits(column: Column) -> tuple[Column, NDArray[np.bool_], NDArray[np.bool_
     return clean.cast(pa.uint64()), empty, negative, ~(right | negative | empty | _flags(pc.is_null(column)))
 
 
-def _decode(value: bytes) -> str | None:
+def _decode(value: bytes, *, digest: bool) -> str | None:
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError:
-        return None
+        return f"0x{value.hex()}" if digest else None
 
 
 def _flags(array: Column) -> NDArray[np.bool_]:
