@@ -23,7 +23,8 @@ MIN_REQUESTS: Final = 10
 """Fewer requests tell nothing."""
 
 _MOST_COUNTS: Final = 500_000_000
-"""Counts of (window, object) that are held, at 16 bytes each for a moment."""
+"""Counts of (window, object) that are held, at 8 bytes each; for a moment part of them are held twice, and some hundred
+bytes an object beside them."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def study_log(
         imported, trace = _with_finding(imported, part), without_newest_epoch(trace)
     history = trace.history()
     told("telling the kind of access")
-    regime = detect_regime(trace)
+    regime = detect_regime(trace, history=history)
     told("testing forecasters on windows held out")
     result = forecast_chunks(history, cache_fraction=cache_fraction, names=names)
     if part is not None:
