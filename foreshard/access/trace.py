@@ -52,11 +52,12 @@ class Trace:
     def history(self) -> History:
         """Return how often every object was requested in every window."""
         count, windows = len(self.names), self.windows
-        number = np.repeat(np.arange(windows, dtype=np.int64), np.diff(self.starts))
-        counts = np.bincount(number * count + self.objects, minlength=windows * count).reshape(windows, count)
+        counts = np.empty((windows, count))
+        for number, row in enumerate(counts):  # by window: nothing is held beside the counts that is as large
+            row[:] = np.bincount(self.window(number), minlength=count)
         each = np.arange(windows)
         return History(
-            counts.astype(np.float64),
+            counts,
             (each // self.phases_per_epoch + 1).astype(np.int32),
             (each % self.phases_per_epoch).astype(np.int16),
             self.phases_per_epoch,

@@ -43,29 +43,33 @@ class Platt:
 def fit_platt(probability: Probabilities, accessed: NDArray[np.bool_]) -> Platt | None:
     """Fit the curve by Newton's method on at most 200,000 evenly spaced points.
 
+    Where all outcomes are alike, which tell nothing of a slope, it is 1 and log-odds are shifted: what is read in every
+    epoch gets a probability as near to 1 as so many outcomes prove.
+
     Args:
         probability: any shape.
         accessed: of the same shape, what happened.
 
     Returns:
-        The curve; None where all outcomes are alike or higher probabilities went with fewer accesses.
+        The curve; None without an outcome, or where higher probabilities went with fewer accesses.
     """
     stride = max(1, -(-probability.size // _MAX_POINTS))
     x = _log_odds(probability.ravel()[::stride])
     y = accessed.ravel()[::stride]
     yes = int(y.sum())
     no = len(y) - yes
-    if not yes or not no:
+    if not len(y):
         return None
     target = np.where(y, (yes + 1) / (yes + 2), 1 / (no + 2))
     features = np.stack([x, np.ones_like(x)])
     weights = np.array([1.0, 0.0])
+    movable = np.array([bool(yes and no), True])
     loss = _loss(weights, features, target)
     for _ in range(_ROUNDS):
         p = sigmoid(_times(weights, features))
         slope = np.einsum("fn,n->f", features, p - target) / len(x)
         curvature = np.einsum("fn,gn->fg", features * (p * (1 - p)), features) / len(x) + 1e-9 * np.eye(2)
-        step = np.linalg.solve(curvature, slope)
+        step = np.linalg.solve(curvature * np.outer(movable, movable) + np.diag(1.0 - movable), slope * movable)
         # Halve the step until it helps: full Newton steps may overshoot on a flat sigmoid.
         while (better := _loss(weights - step, features, target)) > loss and np.abs(step).max() > CLIP:
             step /= 2

@@ -21,6 +21,9 @@ _DEFAULT_ALPHA: Final = 0.35
 
 _ROUNDING: Final = 1e-9
 
+BLOCK: Final = 1 << 14
+"""Chunks that are run through all windows at a time: what is added up of them stays in the processor's cache."""
+
 _TIERS: Final = np.array([0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0])
 """Mean draws per window between which chunks share a weight: what follows a hot chunk is noise to a cold one."""
 
@@ -45,22 +48,31 @@ class Pass:
 
 
 @dataclass(frozen=True)
-class Smoothing:
-    """Every chunk's levels after the last window, with the weight that did best one window ahead in its tier.
+class Weights:
+    """How every chunk is smoothed: with the weight that did best one window ahead in its tier.
 
     Attributes:
-        levels: shape (season, C); row 0 alone if the season is 1, otherwise a row for each phase.
         season: 1, or windows of an epoch.
         alpha: shape (C,), weight of the newest window.
         dispersion: shape (C,), of counts around what was expected, see `count_forecast`.
+    """
+
+    season: int
+    alpha: NDArray[np.float64]
+    dispersion: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Smoothing(Weights):
+    """Every chunk's levels after the last window.
+
+    Attributes:
+        levels: shape (season, C); row 0 alone if the season is 1, otherwise a row for each phase.
         lag: shape (C,), age in windows of what the levels average, in the mean.
         error: squared errors in units of a Poisson variance, over all chunks.
     """
 
     levels: NDArray[np.float64]
-    season: int
-    alpha: NDArray[np.float64]
-    dispersion: NDArray[np.float64]
     lag: NDArray[np.float64]
     error: float
 
@@ -118,7 +130,7 @@ def _fit_season(history: History, season: int, start: int) -> Smoothing:
         np.copyto(levels, found.levels, where=mine)
         np.copyto(error, found.error, where=mine)
         alpha[mine], lag[mine] = tried, found.lag
-    return Smoothing(levels, season, alpha, dispersion[tier], lag, float((error / (mean + 1.0)).sum()))
+    return Smoothing(season, alpha, dispersion[tier], levels, lag, float((error / (mean + 1.0)).sum()))
 
 
 def _beat(error: Error) -> Error:
@@ -137,19 +149,44 @@ def smooth(history: History, alpha: float, season: int, start: int) -> Pass:
         season: 1, or windows of an epoch.
         start: the first window that is scored; at least `season`.
     """
-    sums = np.zeros((season, history.chunks))
+    sums, (error, total, squares) = np.zeros((season, history.chunks)), np.zeros((3, history.chunks))
     weights = np.zeros(season)
-    error, total, squares = np.zeros((3, history.chunks))
-    for window, counts in enumerate(history.counts):
+    for first in range(0, history.chunks, BLOCK):
+        block = slice(first, first + BLOCK)
+        scores = error[block], total[block], squares[block]
+        weights = _smooth_block(history, block, alpha, start, sums[:, block], scores)
+    ages = np.arange(-(-history.windows // season))
+    lag = season * float(np.average(ages, weights=(1 - alpha) ** ages))
+    sums /= np.maximum(weights, 1.0)[:, None]
+    return Pass(sums, error, total, squares, lag)
+
+
+def _smooth_block(
+    history: History,
+    block: slice,
+    alpha: float,
+    start: int,
+    sums: NDArray[np.float64],
+    scores: tuple[NDArray[np.float64], ...],
+) -> NDArray[np.float64]:
+    """Smooth some chunks, in place: weighted sums, (season, B), and error, expected and squares, (B,) each.
+
+    Returns:
+        Shape (season,), sums of the weights, which are those of any block.
+    """
+    season = len(sums)
+    weights = np.zeros(season)
+    error, total, squares = scores
+    expected, difference = np.empty((2, sums.shape[1]))
+    for window, counts in enumerate(history.counts[:, block]):
         row = int(history.phases[window]) % season
         if window >= start and weights[row]:
-            expected = sums[row] / weights[row]
-            error += (counts - expected) ** 2
+            np.divide(sums[row], weights[row], out=expected)
+            np.subtract(counts, expected, out=difference)
+            error += np.square(difference, out=difference)
             total += expected
-            squares += expected**2
+            squares += np.square(expected, out=expected)
         sums[row] *= 1 - alpha
         sums[row] += counts
         weights[row] = weights[row] * (1 - alpha) + 1
-    ages = np.arange(-(-history.windows // season))
-    lag = season * float(np.average(ages, weights=(1 - alpha) ** ages))
-    return Pass(sums / np.maximum(weights, 1.0)[:, None], error, total, squares, lag)
+    return weights

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from foreshard.access.history import History
 from foreshard.forecast.base import draw_rate
-from foreshard.forecast.ewma import Smoothing
+from foreshard.forecast.ewma import Weights
 
 LAGS: Final = 8
 """How many of the last windows' counts are features of their own."""
@@ -53,7 +53,7 @@ class View:
 
     depth: int
     phases: int
-    smoothing: Smoothing
+    smoothing: Weights
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -65,7 +65,7 @@ class View:
         return ("level_odds", *lags, *spans, *decays, "recency", "age", *season)
 
 
-def view_of(history: History, depth: int, *, seasonal: bool, smoothing: Smoothing) -> View:
+def view_of(history: History, depth: int, *, seasonal: bool, smoothing: Weights) -> View:
     """Return how features of a history are made; `smoothing` is the moving average fitted on all of it."""
     return View(depth, history.phases_per_epoch if seasonal else 1, smoothing)
 

@@ -6,16 +6,15 @@ from typing import Any
 from numpy.typing import NDArray
 
 from foreshard.forecast.child import Arrays, serve, unpacked
-from foreshard.forecast.ewma import EwmaForecaster
+from foreshard.forecast.ewma import Weights
 from foreshard.forecast.gbm import next_epoch
 
 
 def work(arrays: dict[str, NDArray[Any]]) -> Arrays:
-    """Return the forecast of the next epoch for a packed history, and the dispersion of its counts."""
-    history = unpacked(arrays)
-    smoothing = EwmaForecaster().fit(history).smoothing
-    expected, probability = next_epoch(history, smoothing)
-    return {"expected": expected, "probability": probability, "dispersion": smoothing.dispersion}
+    """Return the forecast of the next epoch for a packed history and the weights it is smoothed with."""
+    weights = Weights(int(arrays["season"]), arrays["alpha"], arrays["dispersion"])
+    expected, probability = next_epoch(unpacked(arrays), weights)
+    return {"expected": expected, "probability": probability}
 
 
 if __name__ == "__main__":

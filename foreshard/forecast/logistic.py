@@ -5,6 +5,7 @@ there will be: ranking by a probability fails at the head (research/forecast.md 
 moving average's.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreshard.access.history import History
+from foreshard.forecast.alike import alike_chunks
 from foreshard.forecast.base import Forecast, require_windows, sigmoid
 from foreshard.forecast.ewma import EwmaForecaster
 from foreshard.forecast.features import LEVEL, View, features
@@ -47,15 +49,22 @@ class Curve:
 
 
 class LogisticForecaster:
-    """Probabilities by logistic regression, expected counts by the moving average."""
+    """Probabilities by logistic regression, expected counts by the moving average.
+
+    Args:
+        level: returns the moving average fitted on a history, where others use it as well.
+    """
 
     name = "logistic"
     min_windows = LEAST_WINDOWS
 
+    def __init__(self, level: Callable[[History], EwmaForecaster] | None = None) -> None:
+        self._level_of = level or EwmaForecaster().fit
+
     def fit(self, history: History) -> Self:
         """Fit the regression and judge the next epoch's windows."""
         require_windows(self.name, self.min_windows, history)
-        self._level = EwmaForecaster().fit(history)
+        self._level = self._level_of(history)
         rows = training_rows(history, self._level.smoothing, _ROWS)
         curve = fit_curve(rows.columns, rows.count > 0)
         self._probability = _next_epoch(history, rows.view, curve)
@@ -101,12 +110,14 @@ def fit_curve(columns: NDArray[np.float32], accessed: NDArray[np.bool_]) -> Curv
 def _next_epoch(history: History, view: View, curve: Curve) -> NDArray[np.float64]:
     """Return probabilities, shape (P, C); 0 for chunks that were never read."""
     probability = np.zeros((view.phases, history.chunks))
-    read = np.flatnonzero((history.counts > 0).any(0))
+    alike = alike_chunks(history)
     for step in range(1, view.phases + 1):
-        for first in range(0, len(read), _BLOCK):
-            block = read[first : first + _BLOCK]
-            columns, _ = features(history, history.windows, step, block, view)
-            probability[step - 1, block] = sigmoid(curve.odds(columns))
+        found = np.empty(len(alike.one_of))
+        for first in range(0, len(found), _BLOCK):
+            block = slice(first, first + _BLOCK)
+            columns, _ = features(history, history.windows, step, alike.one_of[block], view)
+            found[block] = sigmoid(curve.odds(columns))
+        probability[step - 1, alike.read] = found[alike.kind]
     return probability
 
 

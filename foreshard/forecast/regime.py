@@ -62,18 +62,21 @@ class Regime:
         return {"kind": self.kind, "words": self.words, **asdict(self.evidence)}
 
 
-def detect_regime(log: History | Trace, nbytes: NDArray[np.int64] | None = None) -> Regime:
+def detect_regime(
+    log: History | Trace, nbytes: NDArray[np.int64] | None = None, *, history: History | None = None
+) -> Regime:
     """Tell what kind of access a log shows.
 
     Args:
         log: at least one window with a request.
         nbytes: int64 (C,), size of every object, or rows: how many requests each would get if all samples were wanted
             equally. None for the sizes of a trace, and for a history if they are not known.
+        history: a trace's history, where it was made already: counts of many objects are not held twice.
 
     Raises:
         LogError: there is no request, or there are not as many sizes as objects.
     """
-    history = log.history() if isinstance(log, Trace) else log
+    history = history or (log.history() if isinstance(log, Trace) else log)
     if nbytes is None and isinstance(log, Trace) and not (log.nbytes == 1).all():
         nbytes = log.nbytes
     evidence, noise = gather_evidence(log if isinstance(log, Trace) else None, history, nbytes)

@@ -110,9 +110,13 @@ def _whole_epochs(history: History, counts: NDArray[np.float64]) -> NDArray[np.f
     starts = np.flatnonzero(np.diff(history.epochs, prepend=history.epochs[0] - 1))
     windows = np.diff(np.append(starts, len(counts)))
     epochs = np.add.reduceat(counts, starts, axis=0) if history.phases_per_epoch > 1 else counts
-    whole = epochs[windows == history.phases_per_epoch]
-    totals = whole.sum(1)
-    return whole[totals >= _FULL_EPOCH * np.median(totals)] if len(whole) else whole
+    complete = windows == history.phases_per_epoch
+    if not complete.any():
+        return epochs[:0]
+    totals = epochs.sum(1)
+    kept = complete & (totals >= _FULL_EPOCH * np.median(totals[complete]))
+    # Not a copy of all counts where all are kept.
+    return epochs if kept.all() else epochs[kept]
 
 
 def _rounds(objects: NDArray[np.int32]) -> float | None:
@@ -146,11 +150,16 @@ def _overlap(counts: NDArray[np.float64], lag: int) -> float | None:
     if not 0 < lag < len(counts):
         return None
     size = _top(counts[0])
-    tops = [np.argpartition(-row, size - 1)[:size] for row in counts]
-    tops = [top[row[top] > 0] for top, row in zip(tops, counts, strict=True)]
+    tops = [_hottest(row, size) for row in counts]
     pairs = [(len(np.intersect1d(a, b)), len(a) + len(b)) for a, b in zip(tops[:-lag], tops[lag:], strict=True)]
     shares = [both / (total - both) for both, total in pairs if total]
     return float(np.mean(shares)) if shares else None
+
+
+def _hottest(row: NDArray[np.float64], size: int) -> NDArray[np.int64]:
+    """The `size` objects read most, less those not read at all; a copy, so that the order of all others is given up."""
+    top = np.argpartition(-row, size - 1)[:size]
+    return top[row[top] > 0]
 
 
 def _persistence(counts: NDArray[np.float64], lag: int) -> float | None:

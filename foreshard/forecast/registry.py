@@ -55,8 +55,10 @@ def make_forecasters(names: Sequence[str]) -> dict[str, Forecaster]:
         raise ConfigError(f"forecasters {list(names)} are not usable: choose distinct ones of {', '.join(FORECASTERS)}")
     if "ensemble" not in names:
         return {name: FORECASTERS[name]() for name in names}
-    ewma, gbm, logistic = (SharedForecaster(FORECASTERS[name]()) for name in ("ewma", "gbm", "logistic"))
-    made = {
+    ewma = SharedForecaster(EwmaForecaster())
+    gbm = SharedForecaster(GbmForecaster(ewma.fitted))
+    logistic = SharedForecaster(LogisticForecaster(ewma.fitted))
+    made: dict[str, Forecaster] = {
         "ewma": ewma,
         "gbm": gbm,
         "logistic": logistic,

@@ -7,7 +7,7 @@ import numpy as np
 
 from foreshard.access.history import History
 
-TESTED: Final = 1_000_000
+TESTED: Final = 200_000
 """Chunks that a backtest looks at, at most."""
 
 

@@ -16,7 +16,7 @@ PREFERENCE: Final = ("ensemble", "ewma")
 """The default is the first of these that is there; otherwise the first model of all."""
 
 CLEAR_GAIN: Final = 0.005
-"""Half a percent: of all draws in hit mass; in Brier score, of that of the last value."""
+"""Half a percent: of all draws in hit mass; in Brier score, of that of the last value, or of 1 if it made no error."""
 
 
 def choose_model(scores: Mapping[str, Sequence[Scores]]) -> str:
@@ -24,7 +24,8 @@ def choose_model(scores: Mapping[str, Sequence[Scores]]) -> str:
 
     A model takes the default's place if its hit mass is higher by more than half a percent of the draws and by more
     than one standard error of the difference; of several, the one with the highest. If there is none, it may do so by
-    its Brier skill against the last value, by the same margins, as long as its hit mass is not lower.
+    its Brier skill against the last value, by the same margins, as long as its hit mass is not lower. Where the last
+    value made no error, there is no skill against it, and Brier scores themselves are compared.
 
     Args:
         scores: by model, in order of preference, of the same origins.
@@ -51,9 +52,14 @@ def _gains(default: Sequence[Scores], found: Sequence[Scores]) -> NDArray[np.flo
 
 
 def _truths(default: Sequence[Scores], found: Sequence[Scores]) -> NDArray[np.float64]:
-    """By how much the Brier skill is higher, per origin; not at all where even the last value made no error."""
-    pairs = [(a.brier_skill_vs_last, b.brier_skill_vs_last) for a, b in zip(found, default, strict=True)]
-    return np.array([0.0 if a is None or b is None else a - b for a, b in pairs])
+    """By how much the Brier skill is higher, per origin; by how much the Brier score is lower where there is none."""
+    return np.array([_truer(a, b) for a, b in zip(found, default, strict=True)])
+
+
+def _truer(found: Scores, default: Scores) -> float:
+    if found.brier_skill_vs_last is None or default.brier_skill_vs_last is None:
+        return default.brier - found.brier
+    return found.brier_skill_vs_last - default.brier_skill_vs_last
 
 
 def _clearest(gains: Mapping[str, NDArray[np.float64]]) -> str | None:

@@ -1,19 +1,21 @@
 """One fit for two uses: a forecaster that is scored by itself and is a member of the ensemble too."""
 
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 from foreshard.access.history import History
 from foreshard.forecast.base import Dependent, Forecast, Forecaster
 
+Kind = TypeVar("Kind", bound=Forecaster)
 
-class SharedForecaster:
+
+class SharedForecaster(Generic[Kind]):
     """Fits its forecaster once per history object. Histories are not changed between fits.
 
     Args:
         forecaster: what is shared.
     """
 
-    def __init__(self, forecaster: Forecaster) -> None:
+    def __init__(self, forecaster: Kind) -> None:
         self.name = forecaster.name
         self.min_windows = forecaster.min_windows
         self._forecaster = forecaster
@@ -30,6 +32,11 @@ class SharedForecaster:
             self._forecaster = self._forecaster.fit(history)
             self._history = history
         return self
+
+    def fitted(self, history: History) -> Kind:
+        """Return the forecaster itself, fitted on a history."""
+        self.fit(history)
+        return self._forecaster
 
     def predict(self, horizon: int) -> Forecast:
         """Return its forecast."""

@@ -1,16 +1,17 @@
 """All that can be said of a log that was imported: how it is read, what comes next, and what to keep in memory."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
 from foreshard.access.history import History
-from foreshard.access.importers import Imported
+from foreshard.access.importers import Example, Finding, Imported
 from foreshard.access.trace import Trace
 from foreshard.errors import ConfigError
 from foreshard.forecast.backtest import MIN_WINDOWS
+from foreshard.forecast.cut_short import CutShort, cut_short, without_newest_epoch
 from foreshard.forecast.gate import PolicyChoice, choose_policy
 from foreshard.forecast.hindsight import known_before
 from foreshard.forecast.judging import capacity_of, scored_from, whole_epochs
@@ -22,7 +23,8 @@ MIN_REQUESTS: Final = 10
 """Fewer requests tell nothing."""
 
 _MOST_COUNTS: Final = 500_000_000
-"""Counts of (window, object) that are held, at 16 bytes each for a moment."""
+"""Counts of (window, object) that are held, at 8 bytes each; for a moment part of them are held twice, and some hundred
+bytes an object beside them."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,10 @@ class Study:
     """A log and what was found out about it.
 
     Attributes:
-        imported: the log's valid requests, and what was left out.
+        imported: the log's valid requests, and what was left out. A last epoch that seems cut short is still there,
+            and a finding says so; nothing else here is made from it.
         history: how often every object was requested in every window.
-        result: the forecast, with scores of all models.
+        result: the forecast, with scores of all models; its note tells of an epoch that was left out.
         cache_fraction: share of the objects, and of their bytes, that fit into the cache.
         choice: what the cache should do, and what every policy would have done in the newest windows.
         best_possible: hit rate in these of Belady's MIN, which knows the future but fetches nothing ahead.
@@ -73,11 +76,16 @@ def study_log(
     trace = imported.trace
     _check(trace, cache_fraction)
     told("counting requests")
+    part = cut_short(trace)
+    if part is not None:
+        imported, trace = _with_finding(imported, part), without_newest_epoch(trace)
     history = trace.history()
     told("telling the kind of access")
-    regime = detect_regime(trace)
+    regime = detect_regime(trace, history=history)
     told("testing forecasters on windows held out")
     result = forecast_chunks(history, cache_fraction=cache_fraction, names=names)
+    if part is not None:
+        result = replace(result, note="; ".join(filter(None, [result.note, part.words])))
     told("trying cache policies")
     rules = whole_epochs(trace.phases_per_epoch)
     expected = known_before(history, result.chosen, scored_from(trace.windows, rules))
@@ -111,6 +119,14 @@ def _check(trace: Trace, cache_fraction: float) -> None:
             f"a cache for {cache_fraction:g} of {int(trace.nbytes.sum()):,} bytes (1 an object where no size is told) "
             f"holds none of {len(trace.names):,} objects; ask for a larger --cache-fraction"
         )
+
+
+def _with_finding(imported: Imported, part: CutShort) -> Imported:
+    """Return the log with a finding that counts the requests of an epoch which was cut short."""
+    said = Example("the log", f"epoch {part.epoch}", f"{part.requests:,} requests, {part.least:,} or more in others")
+    finding = Finding("request of a last epoch cut short, not used", kept=True, count=part.requests, examples=(said,))
+    report = imported.report
+    return replace(imported, report=replace(report, findings=(*report.findings, finding)))
 
 
 def _best_possible(trace: Trace, choice: PolicyChoice, cache_fraction: float) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreshard.access.history import History
-from foreshard.forecast.ewma import Smoothing
+from foreshard.forecast.ewma import Weights
 from foreshard.forecast.features import LEAST_DEPTH, View, features, view_of
 
 ROWS: Final = 200_000
@@ -44,7 +44,7 @@ class TrainingRows:
     view: View
 
 
-def training_rows(history: History, smoothing: Smoothing, rows: int = ROWS) -> TrainingRows:
+def training_rows(history: History, smoothing: Weights, rows: int = ROWS) -> TrainingRows:
     """Draw training rows, the same ones for the same history.
 
     Chunks that had not been read by an origin are left out, as they are not forecast either.

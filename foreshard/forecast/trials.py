@@ -65,8 +65,9 @@ class Scores:
         hit_mass: of all chunks; what models are chosen by.
         ndcg: of the chunks seen.
         precision: of the chunks seen.
-        brier: over windows and chunks seen; what decides between equal hit masses.
-        brier_skill_vs_last: against the baseline `LAST`; None where that made no error.
+        brier: over windows and chunks seen.
+        brier_skill_vs_last: against the baseline `LAST`, what decides between equal hit masses; None where that made no
+            error, and the Brier score decides.
         ece: expected calibration error.
         log_loss: in nats.
     """
@@ -178,7 +179,7 @@ def try_last_platt(outcome: Outcome, earlier: Sequence[Outcome], cache_fraction:
         cache_fraction: see `try_forecast`.
 
     Returns:
-        None if the older origins give no curve: there are none, or all chunks fared alike there.
+        None if the older origins give no curve: there are none, or what had been read last was read less than the rest.
     """
     pool = [(o.last[o.seen] > 0, o.accessed) for o in earlier[-POOL:]]
     said = [np.tile(last[_thin(came.shape)].astype(np.float32), len(came)) for last, came in pool]

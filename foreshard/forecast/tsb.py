@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from foreshard.access.history import History
 from foreshard.forecast.base import Forecast, count_forecast, require_windows
+from foreshard.forecast.ewma import BLOCK
 
 WEIGHTS: Final = (0.05, 0.1, 0.2, 0.4)
 """Weights of the newest window that are tried, the smoothest first; one for both averages."""
@@ -86,15 +87,36 @@ def intermittent(counts: NDArray[np.float64], alpha: float) -> Intermittent:
         counts: draws.
         alpha: weight of the newest window, in (0, 1).
     """
-    often, size, weight_of_size, error = np.zeros((4, counts.shape[1]))
+    often, size, error = np.zeros((3, counts.shape[1]))
+    weight = 0.0
+    for first in range(0, counts.shape[1], BLOCK):
+        block = slice(first, first + BLOCK)
+        weight = _run_block(counts[:, block], alpha, often[block], size[block], error[block])
+    return Intermittent(often, size, error, weight)
+
+
+def _run_block(
+    counts: NDArray[np.float64],
+    alpha: float,
+    often: NDArray[np.float64],
+    size: NDArray[np.float64],
+    error: NDArray[np.float64],
+) -> float:
+    """Run both averages, in place, through the counts of some chunks; return the sum of the weights of `often`."""
+    weight_of_size = np.zeros(counts.shape[1])
     weight = 0.0
     for window, row in enumerate(counts):
         if window:
             error += (row - often / weight * size / np.maximum(weight_of_size, 1.0)) ** 2
         read = row > 0
-        often = often * (1 - alpha) + read
+        often *= 1 - alpha
+        often += read
         weight = weight * (1 - alpha) + 1.0
         kept = np.where(read, 1 - alpha, 1.0)
-        size = size * kept + row
-        weight_of_size = weight_of_size * kept + read
-    return Intermittent(often / weight, size / np.maximum(weight_of_size, 1.0), error, weight)
+        size *= kept
+        size += row
+        weight_of_size *= kept
+        weight_of_size += read
+    often /= weight
+    size /= np.maximum(weight_of_size, 1.0)
+    return weight

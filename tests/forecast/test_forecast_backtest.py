@@ -3,6 +3,7 @@ import pytest
 from forecast_world import history_of, popularity, shuffled, sweep
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from foreshard.errors import ConfigError
 from foreshard.forecast.backtest import BACKTEST_SCHEMA, BASELINES, backtest, origin_windows
@@ -191,11 +192,29 @@ def test_a_curve_never_changes_a_ranking():
     assert (np.diff(fit_platt(probability, accessed).apply(ranked)) >= 0).all()
 
 
-def test_there_is_no_curve_without_both_outcomes_or_against_the_ranking():
+def test_there_is_no_curve_against_the_ranking_or_without_outcomes():
     probability, accessed = overconfident(3)
-    assert fit_platt(probability, np.ones_like(accessed)) is None
-    assert fit_platt(probability, np.zeros_like(accessed)) is None
     assert fit_platt(probability, ~accessed) is None
+    assert fit_platt(probability[:0], accessed[:0]) is None
+
+
+@pytest.mark.parametrize("happened", [True, False])
+@pytest.mark.parametrize("said", [1e-9, 0.02, 0.63, 1 - 1e-9])
+def test_outcomes_that_are_all_alike_shift_probabilities_as_far_as_they_prove_anything(happened, said):
+    curve = fit_platt(np.full((3, 160), said), np.full((3, 160), happened))
+    assert curve.slope == 1
+    expected = 481 / 482 if happened else 1 / 482
+    assert curve.apply(np.array([said]))[0] == pytest.approx(expected, rel=1e-3)
+
+
+@given(hnp.arrays(np.float64, st.integers(1, 50), elements=st.floats(0, 1)), st.booleans())
+def test_probabilities_however_spread_give_a_finite_shift(probability, happened):
+    curve = fit_platt(probability, np.full(len(probability), happened))
+    assert curve.slope == 1
+    assert np.isfinite(curve.intercept)
+    share = (len(probability) + 1) / (len(probability) + 2)
+    mean = curve.apply(probability).mean()
+    assert (mean if happened else 1 - mean) == pytest.approx(share, abs=0.02)
 
 
 def test_separable_outcomes_give_a_finite_curve():

@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foreshard.forecast.base import Forecast
+from foreshard.forecast.ranking import forecast_chunks
 from foreshard.forecast.selection import choose_model, regret
 from foreshard.forecast.trials import Scores, outcome_at, try_forecast, try_last, try_last_platt
 
 
-def scores(hit_masses, skills=None):
+def scores(hit_masses, skills=None, brier=0.1):
     """Scores at one origin each; where nothing is said of the Brier skill, it is the same for all."""
-    base = Scores(0.0, 1.0, 1.0, 0.1, 0.4, 0.01, 0.3)
+    base = Scores(0.0, 1.0, 1.0, brier, 0.4, 0.01, 0.3)
     skills = [0.4] * len(hit_masses) if skills is None else skills
     return [
         replace(base, hit_mass=mass, brier_skill_vs_last=skill) for mass, skill in zip(hit_masses, skills, strict=True)
@@ -54,9 +55,19 @@ def test_truer_probabilities_decide_only_where_the_hit_mass_does_not_suffer():
     assert choose_model({"ensemble": default, "ewma": scores([0.5] * 3, truer), "last": scores([0.52] * 3)}) == "last"
 
 
-def test_where_even_the_last_value_is_without_error_brier_scores_decide_nothing():
-    default = scores([0.5, 0.5], [None, None])
-    assert choose_model({"ensemble": default, "ewma": scores([0.5, 0.5], [None, None])}) == "ensemble"
+def test_where_even_the_last_value_is_without_error_brier_scores_decide():
+    default = scores([0.5, 0.5], [None, None], 0.1353)
+    assert choose_model({"ensemble": default, "ewma": scores([0.5, 0.5], [None, None], 0.1353)}) == "ensemble"
+    assert choose_model({"ensemble": default, "ewma": scores([0.5, 0.5], [None, None], 0.131)}) == "ensemble"
+    assert choose_model({"ensemble": default, "tsb": scores([0.5, 0.5], [None, None], 0.0)}) == "tsb"
+    assert choose_model({"ensemble": default, "tsb": scores([0.5, 0.49], [None, None], 0.0)}) == "ensemble"
+
+
+def test_what_is_read_exactly_once_an_epoch_is_expected_for_certain():
+    once = history_of(np.ones((5, 160)), 1)
+    for names in (("ensemble", "tsb"), ("ewma",)):  # a model that is right about it, and one that has to be calibrated
+        table = forecast_chunks(once, cache_fraction=0.1, names=names).table
+        assert min(table.column("probability").to_pylist()) > 0.995
 
 
 def test_without_the_ensemble_the_moving_average_is_the_default_and_else_the_first():

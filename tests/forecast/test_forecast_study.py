@@ -1,5 +1,6 @@
 """What a study says of a log does not depend on how finely the log is cut."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from foreshard.forecast.gate import until, warm_from
 from foreshard.forecast.hindsight import known_before
 from foreshard.forecast.judging import capacity_of
 from foreshard.forecast.pins import PINS_SCHEMA, pins, pins_table
+from foreshard.forecast.regime import detect_regime
 from foreshard.forecast.report import policy_section, study_sections
 from foreshard.forecast.study import study_log
 from foreshard.simulate.shadow import Policy, Shadow, hybrid
@@ -79,6 +81,13 @@ def test_policies_are_judged_by_whole_epochs():
     assert sorted(set(found.choice.evidence.column("window").to_pylist())) == list(range(32, 40))
 
 
+def test_the_regime_is_that_of_the_requests_in_their_order():
+    trace = imported(np.tile(np.arange(50), 12), 12).trace
+    found = study_log(imported(trace.objects, 12), cache_fraction=0.2, names=MODELS)
+    assert found.regime == detect_regime(trace)
+    assert found.regime.evidence.rounds == 1
+
+
 # -- what it refuses -----------------------------------------------------------------------------------
 
 
@@ -95,6 +104,18 @@ def test_more_counts_than_fit_in_memory_are_refused(monkeypatch):
     monkeypatch.setattr(study, "_MOST_COUNTS", 50)
     with pytest.raises(ConfigError, match=r"20 windows of 5 objects.*at most 10 --windows"):
         study_log(imported(np.arange(40) % 5, 20), cache_fraction=0.5, names=MODELS)
+
+
+def test_counts_are_held_once():
+    log = imported(np.append(np.arange(10_000), independent(200_000, 10_000)), 400)
+    tracemalloc.start()
+    try:
+        found = study_log(log, cache_fraction=0.2, names=MODELS)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found.history.counts.nbytes == 32_000_000
+    assert peak < 1.8 * 32_000_000
 
 
 # -- what it advises -----------------------------------------------------------------------------------
