@@ -59,6 +59,26 @@ def epoch_steps(length: int, global_batch: int, remainder: Remainder) -> int:
     return steps
 
 
+def batch_sizes(
+    steps: NDArray[np.int64], length: int, global_batch: int, remainder: Remainder
+) -> int | NDArray[np.int64]:
+    """Return how many samples the global batches of some steps of an epoch hold over all ranks.
+
+    Args:
+        steps: the steps, shape (m,).
+        length: ids in the epoch.
+        global_batch: samples per step over all ranks.
+        remainder: see `epoch_steps`.
+
+    Returns:
+        int64, shape (m,); or an int where all hold as many: any step but a last one that is kept short.
+    """
+    whole, rest = divmod(length, global_batch)
+    if remainder != "keep" or not rest or not (steps == whole).any():
+        return global_batch
+    return np.where(steps == whole, rest, global_batch)
+
+
 def nodes_of(place: Place, nodes: int) -> list[int]:
     """Return the nodes that a rank reads for when samples are dealt by owner.
 
@@ -70,14 +90,21 @@ def nodes_of(place: Place, nodes: int) -> list[int]:
 
 
 def deal(
-    positions: NDArray[np.int64], owners: NDArray[np.int32] | None, batch: int, nodes: int, place: Place
+    positions: NDArray[np.int64],
+    owners: NDArray[np.int32] | None,
+    sizes: int | NDArray[np.int64],
+    nodes: int,
+    place: Place,
 ) -> NDArray[np.bool_]:
     """Return which samples of a run of global batches belong to this rank.
+
+    By position, ranks' shares of a batch differ by one sample at most. Of a batch with fewer samples than ranks, some
+    ranks get none.
 
     Args:
         positions: place of each sample in its global batch, shape (m,).
         owners: node that holds each sample's chunk, or None to deal by position (equal shares for every rank).
-        batch: size of a global batch.
+        sizes: samples in the global batch of each sample, shape (m,), or in every one; see `batch_sizes`.
         nodes: number of nodes of the layout.
         place: the reader.
 
@@ -85,7 +112,7 @@ def deal(
         Mask of shape (m,). Over all ranks the masks partition the samples.
     """
     if owners is None:
-        return positions * place.world // batch == place.rank
+        return positions * place.world // sizes == place.rank
     if place.world <= nodes:
         return owners % place.world == place.rank  # see `nodes_of`
     # More ranks than nodes: ranks n, n + nodes, ... share node n's samples in turn.

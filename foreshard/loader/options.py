@@ -59,7 +59,10 @@ class LoaderOptions:
         place: rank, world size and worker.
         dealing: `position` gives every rank an equal share of each batch; `owner` gives it the samples whose chunks
             its node holds, so that nodes do not fetch each other's chunks and shares differ by a few samples.
-        remainder: what happens to a last short batch: `drop`, `keep` or `pad`.
+        remainder: what happens to a last short batch: `drop` it, `keep` it short, or `pad` it from the epoch's start.
+            A short one is dealt like any other: equal shares by position, so that a rank's is empty only if the batch
+            has fewer samples than there are ranks. A mean over an empty batch is NaN: skip it there, but take part in
+            the collectives.
         columns: source columns to return, all by default; `sample_id` always comes with them.
         memory: bytes for chunks; by default `cache_fraction` of what this rank's node holds of the split.
         cache_fraction: see `memory`.
