@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 _LOOP: Final = "The training loop (by default as in the configuration's `loader`)"
 _UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 _SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(?:([kmg]i?)?b?|(%))", re.IGNORECASE)
-_CHUNKS: Final = 4
 _WORDS: Final = {
     "compute": "compute: the step itself",
     "prep": "preparation stall: gathering and converting batches",
@@ -133,9 +132,6 @@ def _examination(place: Place, generation: str | None, loop: _Loop, *, steps: in
     sizes = manifest.nbytes[mine]
     ids = np.flatnonzero(mine[manifest.chunk_of]).astype(np.int64)
     memory = parse_memory(loop.memory, int(sizes.sum())) if loop.memory is not None else None
-    if memory is None and place.config is None:
-        # Without a configuration that says otherwise, a small dataset shall not fail for want of memory.
-        memory = max(int(sizes.sum() * told.cache_fraction), _CHUNKS * int(sizes.max(initial=0)))
     options = LoaderOptions(
         global_batch=loop.batch or told.global_batch,
         columns=loop.columns,

@@ -64,7 +64,8 @@ class LoaderOptions:
             has fewer samples than there are ranks. A mean over an empty batch is NaN: skip it there, but take part in
             the collectives.
         columns: source columns to return, all by default; `sample_id` always comes with them.
-        memory: bytes for chunks; by default `cache_fraction` of what this rank's node holds of the split.
+        memory: bytes for chunks; by default `cache_fraction` of what this rank's node holds of the split, and four of
+            its largest chunks at least. `data_loader` divides them by its workers, and each takes that least by itself.
         cache_fraction: see `memory`.
         queue_batches: assembled batches that may wait for the training loop, beside the memory for chunks; as many as
             take 2 MiB if those are more and nothing transforms them.
