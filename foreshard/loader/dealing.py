@@ -6,6 +6,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from foreshard.arguments import whole_number
 from foreshard.errors import ConfigError
 
 Dealing = Literal["position", "owner"]
@@ -21,6 +22,9 @@ class Place:
         world: number of training processes.
         worker: this loader worker of the rank.
         workers: loader workers of each rank; worker w yields the steps s with s % workers == w.
+
+    Raises:
+        ConfigError: a number is no integer, or there is no such rank or worker.
     """
 
     rank: int = 0
@@ -29,6 +33,8 @@ class Place:
     workers: int = 1
 
     def __post_init__(self) -> None:
+        for name in ("rank", "world", "worker", "workers"):
+            object.__setattr__(self, name, whole_number(getattr(self, name), name))  # frozen
         if not 0 <= self.rank < self.world:
             raise ConfigError(f"rank {self.rank} is not within 0..{self.world - 1} (world size {self.world})")
         if not 0 <= self.worker < self.workers:

@@ -63,7 +63,7 @@ class LoaderDescription:
         mine = replace(
             options,
             place=place,
-            memory=None if options.memory is None else options.memory // share,
+            memory=None if options.memory is None else max(options.memory // share, 1),
             cache_fraction=options.cache_fraction / share,
             max_concurrency=-(-options.max_concurrency // share),
         )

@@ -1,12 +1,17 @@
 """How a loader reads: one validated record, separate from what it reads."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import get_args
+from pathlib import PurePath
+from typing import Any, Final, get_args
 
+from foreshard.arguments import finite_number, number_above_0, whole_number
 from foreshard.errors import ConfigError
 from foreshard.keys import check_name
 from foreshard.loader.corrupt import OnCorrupt
 from foreshard.loader.dealing import SINGLE, Dealing, Place, Remainder
+
+_COUNTS: Final = ("global_batch", "queue_batches", "max_concurrency", "transform_threads")
 
 
 @dataclass(frozen=True)
@@ -24,10 +29,12 @@ class Logging:
     phases: int = 4
 
     def __post_init__(self) -> None:
-        check_name(self.run, "run")
-        check_name(self.write_id, "write id")
-        if self.phases < 1:
-            raise ConfigError(f"phases {self.phases} must be at least 1")
+        for name, what in (("run", "run"), ("write_id", "write id")):
+            value: object = getattr(self, name)
+            if not isinstance(value, str):
+                raise ConfigError(f"{what} name {value!r} is of type {type(value).__name__}; give a str")
+            check_name(value, what)
+        _set(self, phases=whole_number(self.phases, "phases", least=1))
 
 
 @dataclass(frozen=True)
@@ -44,10 +51,12 @@ class DiskTier:
     nbytes: int
 
     def __post_init__(self) -> None:
-        if not self.folder:
-            raise ConfigError("a disk tier needs a folder; name one on a disk of this machine")
-        if self.nbytes <= 0:
-            raise ConfigError(f"nbytes {self.nbytes} of the disk tier in {self.folder!r} must be above 0")
+        given: Any = self.folder
+        folder = str(given) if isinstance(given, (str, PurePath)) else ""
+        if not folder:
+            raise ConfigError(f"a disk tier needs a folder, not {self.folder!r}; name one on a disk of this machine")
+        nbytes = whole_number(self.nbytes, f"the disk tier in {folder!r}: nbytes", least=1)
+        _set(self, folder=folder, nbytes=nbytes)
 
 
 @dataclass(frozen=True)
@@ -98,18 +107,17 @@ class LoaderOptions:
     disk: DiskTier | None = None
 
     def __post_init__(self) -> None:
-        for name in (
-            "global_batch",
-            "queue_batches",
-            "max_concurrency",
-            "transform_threads",
-            "timeout",
-            "cache_fraction",
-        ):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} {getattr(self, name)} must be above 0")
-        if self.lease_ttl and not 1 <= self.lease_ttl < float("inf"):
+        _set(self, **{name: whole_number(getattr(self, name), name, least=1) for name in _COUNTS})
+        _set(self, **{name: number_above_0(getattr(self, name), name) for name in ("timeout", "cache_fraction")})
+        _set(self, lease_ttl=finite_number(self.lease_ttl, "lease_ttl"), columns=_columns(self.columns))
+        if self.memory is not None:
+            _set(self, memory=whole_number(self.memory, "memory", least=1))
+        if self.lease_ttl and self.lease_ttl < 1:
             raise ConfigError(f"lease_ttl {self.lease_ttl} must be at least 1 s, or 0 for no lease")
+        for name, kind in (("place", Place), ("logging", Logging), ("disk", DiskTier)):
+            value = getattr(self, name)
+            if not isinstance(value, kind) and (value is not None or name == "place"):
+                raise ConfigError(f"{name} {value!r} is of type {type(value).__name__}; give a {kind.__name__}(...)")
         if self.global_batch < self.place.world:
             raise ConfigError(f"global batch {self.global_batch} gives some of {self.place.world} ranks no sample")
         if self.dealing not in ("position", "owner"):
@@ -124,3 +132,22 @@ class LoaderOptions:
             raise ConfigError(
                 "access logging needs workers=1: each rank writes one log; log from the rank's own loader"
             )
+
+
+def _set(record: object, **values: Any) -> None:  # noqa: ANN401 - of many types
+    """Set fields of a frozen record while it is made."""
+    for name, value in values.items():
+        object.__setattr__(record, name, value)
+
+
+def _columns(columns: object) -> tuple[str, ...] | None:
+    """Return names of columns as a tuple, whatever sequence they come as."""
+    if columns is None:
+        return None
+    if isinstance(columns, str):
+        raise ConfigError(f"columns {columns!r} is one name; give a tuple of names, ({columns!r},)")
+    names = tuple(columns) if isinstance(columns, Iterable) else (columns,)
+    wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
+        raise ConfigError(f"columns has {wrong[0]!r}, of type {type(wrong[0]).__name__}; give a tuple of names")
+    return tuple(map(str, names))
