@@ -73,7 +73,12 @@ def doctor(  # noqa: PLR0913 - a command's options
         list[str] | None,
         typer.Option("--column", help="Hand out this column only; may be repeated.", rich_help_panel=_LOOP),
     ] = None,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps to measure in each of the three runs.")] = 200,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            "--steps", min=1, help="Steps to measure in each of the three runs; 200, or more if those tell nothing."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the order.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -116,7 +121,9 @@ class _Loop:
     seed: int
 
 
-def _examination(place: Place, generation: str | None, loop: _Loop, *, steps: int, step_s: float) -> "Examination":
+def _examination(
+    place: Place, generation: str | None, loop: _Loop, *, steps: int | None, step_s: float
+) -> "Examination":
     import numpy as np
 
     from foreshard.config import LoaderConfig
@@ -168,6 +175,7 @@ def _as_json(diagnosis: "Diagnosis", advice: "list[Advice]") -> dict[str, Any]:
         "parts_s": diagnosis.parts_s,
         "shares": diagnosis.shares,
         "bottleneck": diagnosis.bottleneck,
+        "steps_needed": diagnosis.steps_needed,
         "advice": [asdict(each) for each in advice],
     }
 
@@ -196,6 +204,8 @@ def _show(diagnosis: "Diagnosis", advice: "list[Advice]") -> None:
 
 
 def _verdict(diagnosis: "Diagnosis") -> str:
+    if diagnosis.steps_needed:
+        return "Too short to tell: the shares above are those of a few steps."
     most, shares = diagnosis.bottleneck, diagnosis.shares
     waits = shares["prep"] + shares["fetch"]
     return f"{_LIMITS[most]}: {shares[most]:.1%} of a cold step; {waits:.1%} of it is waiting for data."
