@@ -1,7 +1,8 @@
-"""Checks of arguments that users give: of numbers, whatever library they come from, as Python's own."""
+"""Checks of arguments that users give: numbers, whatever library they come from, are taken as Python's own."""
 
 import math
 import operator
+from collections.abc import Iterable
 from typing import SupportsFloat
 
 from foreshard.errors import ConfigError
@@ -77,3 +78,23 @@ def _rounded(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, float) or not math.isfinite(value):
         return None
     return int(value)
+
+
+def column_names(columns: object) -> tuple[str, ...] | None:
+    """Return names of columns as a tuple, whatever sequence they come as; None for None.
+
+    Args:
+        columns: the argument `columns`.
+
+    Raises:
+        ConfigError: it is one name instead of a sequence, or has something else than names.
+    """
+    if columns is None:
+        return None
+    if isinstance(columns, str):
+        raise ConfigError(f"columns {columns!r} is one name; give a tuple of names, ({columns!r},)")
+    names = tuple(columns) if isinstance(columns, Iterable) else (columns,)
+    wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
+        raise ConfigError(f"columns has {wrong[0]!r}, of type {type(wrong[0]).__name__}; give a tuple of names")
+    return tuple(map(str, names))

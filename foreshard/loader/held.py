@@ -43,6 +43,7 @@ def hold_layout(repository: Repository, layout: LayoutRef | None, options: Loade
         ConfigError: the layout lacks a column.
         BudgetError: the memory cannot hold what is needed to make progress.
     """
+    layout = None if layout is None else repository.find_layout(layout)
     shelf = open_shelf(options)
     if not options.lease_ttl:
         return HeldLayout(repository, repository.open(layout, shelf=shelf), options, split)

@@ -1,11 +1,10 @@
 """How a loader reads: one validated record, separate from what it reads."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Final, get_args
 
-from foreshard.arguments import finite_number, number_above_0, whole_number
+from foreshard.arguments import column_names, finite_number, number_above_0, whole_number
 from foreshard.errors import ConfigError
 from foreshard.keys import check_name
 from foreshard.loader.corrupt import OnCorrupt
@@ -109,7 +108,7 @@ class LoaderOptions:
     def __post_init__(self) -> None:
         _set(self, **{name: whole_number(getattr(self, name), name, least=1) for name in _COUNTS})
         _set(self, **{name: number_above_0(getattr(self, name), name) for name in ("timeout", "cache_fraction")})
-        _set(self, lease_ttl=finite_number(self.lease_ttl, "lease_ttl"), columns=_columns(self.columns))
+        _set(self, lease_ttl=finite_number(self.lease_ttl, "lease_ttl"), columns=column_names(self.columns))
         if self.memory is not None:
             _set(self, memory=whole_number(self.memory, "memory", least=1))
         if self.lease_ttl and self.lease_ttl < 1:
@@ -134,20 +133,19 @@ class LoaderOptions:
             )
 
 
+def check_options(options: "LoaderOptions") -> "LoaderOptions":
+    """Return options, or refuse what are none, such as a dict of them.
+
+    Raises:
+        ConfigError: they are no `LoaderOptions`.
+    """
+    given: Any = options
+    if not isinstance(given, LoaderOptions):
+        raise ConfigError(f"options is of type {type(given).__name__}; give LoaderOptions(global_batch=...)")
+    return options
+
+
 def _set(record: object, **values: Any) -> None:  # noqa: ANN401 - of many types
     """Set fields of a frozen record while it is made."""
     for name, value in values.items():
         object.__setattr__(record, name, value)
-
-
-def _columns(columns: object) -> tuple[str, ...] | None:
-    """Return names of columns as a tuple, whatever sequence they come as."""
-    if columns is None:
-        return None
-    if isinstance(columns, str):
-        raise ConfigError(f"columns {columns!r} is one name; give a tuple of names, ({columns!r},)")
-    names = tuple(columns) if isinstance(columns, Iterable) else (columns,)
-    wrong = [name for name in names if not isinstance(name, str)]
-    if wrong:
-        raise ConfigError(f"columns has {wrong[0]!r}, of type {type(wrong[0]).__name__}; give a tuple of names")
-    return tuple(map(str, names))

@@ -163,7 +163,7 @@ def test_listed_ids_come_as_given_from_an_array_a_list_of_arrays_or_a_function()
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ([], "ids listed for every epoch cannot be read: the order has no samples"),
+        ([], "ids listed for every epoch cannot be read: there are none; list one"),
         ([range(3), np.ones(3)], "ids listed for epoch 2 cannot be read: .* type float64"),
         ([4, -2], "sample id -2 is listed for every epoch; ids count from 0"),
         (lambda _epoch: [3, -1], "sample id -1 is listed for epoch 3"),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from foreshard.arguments import number_above_0, whole_number
 from foreshard.errors import ConfigError
 from foreshard.loader.orders.interleave import Interleaving
-from foreshard.loader.orders.protocol import Order
+from foreshard.loader.orders.protocol import Order, check_order
 
 Length = int | Literal["shortest", "longest"]
 
@@ -42,6 +42,8 @@ class MixtureOrder:
 
     def __init__(self, components: Sequence[Order], ratios: Sequence[float], *, length: Length) -> None:
         self._components = tuple(components)
+        for i, component in enumerate(self._components):
+            check_order(component, f"component {i}")
         if not self._components or len(ratios) != len(self._components):
             raise ConfigError(f"{len(self._components)} components have {len(ratios)} ratios; give one ratio for each")
         try:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from foreshard.arguments import whole_number
 from foreshard.errors import ConfigError
 from foreshard.loader.orders.population import Population, PopulationLike, digest_of
-from foreshard.loader.orders.protocol import Order
+from foreshard.loader.orders.protocol import Order, check_order
 from foreshard.loader.orders.sampling import InverseSampler, first_of
 from foreshard.seeding import derive_seed, uniforms
 
@@ -57,6 +57,8 @@ class WeightedOrder:
             raise ConfigError("the population of a weighted order must be strictly ascending sample ids")
         self._seed, self._draws = whole_number(seed, "seed"), whole_number(draws, "draws", least=1)
         self.replacement = bool(replacement)
+        if first_pass is not None:
+            check_order(first_pass, "first_pass")
         self._first, passes = first_pass, whole_number(first_epochs, "first_epochs", least=0)
         self._first_epochs = passes if first_pass is not None else 0
         self._set_weights(np.ones(len(self._population)))
