@@ -1,9 +1,10 @@
 """Names of everything foreshard keeps in the object store, built from validated parts only."""
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from foreshard.errors import ConfigError
+from foreshard.errors import ConfigError, ObjectNotFoundError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _GENERATION = re.compile(r"(?P<run>[A-Za-z0-9][A-Za-z0-9_-]{0,127})\.e(?P<epoch>[0-9]{6,})")
@@ -62,6 +63,37 @@ class LayoutRef:
 
     def __str__(self) -> str:
         return f"{self.generation}/{self.plan_digest}"
+
+
+def find_layout(layout: object, layouts: Callable[[str], Sequence[LayoutRef]], where: str) -> LayoutRef:
+    """Return the layout that a text names: `<generation>/<plan digest>`, or a generation that has but one.
+
+    Args:
+        layout: the text, or a reference, which is returned.
+        layouts: returns the committed layouts of a generation.
+        where: the store, for the error's message.
+
+    Raises:
+        ObjectNotFoundError: the generation has no committed layout.
+        ConfigError: it has several, or this is no text.
+    """
+    if isinstance(layout, LayoutRef):
+        return layout
+    if not isinstance(layout, str):
+        raise ConfigError(
+            f"layout {layout!r} is of type {type(layout).__name__}; give a LayoutRef, as of "
+            "repository.layouts('<run>.e000000'), or its text, '<run>.e000000/<plan digest>'"
+        )
+    generation, _, digest = layout.partition("/")
+    parse_generation_key(generation)
+    found = [LayoutRef(generation, digest)] if digest else layouts(generation)
+    if len(found) > 1:
+        raise ConfigError(f"{layout!r} has {len(found)} layouts; give one of {', '.join(map(str, found))}")
+    if not found:
+        raise ObjectNotFoundError(
+            f"generation {layout!r} has no committed layout in {where}; give one of repository.generations()"
+        )
+    return found[0]
 
 
 def _digest(digest: str) -> str:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 _LOOP: Final = "The training loop (by default as in the configuration's `loader`)"
 _UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 _SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(?:([kmg]i?)?b?|(%))", re.IGNORECASE)
-_CHUNKS: Final = 4
 _WORDS: Final = {
     "compute": "compute: the step itself",
     "prep": "preparation stall: gathering and converting batches",
@@ -74,7 +73,12 @@ def doctor(  # noqa: PLR0913 - a command's options
         list[str] | None,
         typer.Option("--column", help="Hand out this column only; may be repeated.", rich_help_panel=_LOOP),
     ] = None,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps to measure in each of the three runs.")] = 200,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            "--steps", min=1, help="Steps to measure in each of the three runs; 200, or more if those tell nothing."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the order.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -117,7 +121,9 @@ class _Loop:
     seed: int
 
 
-def _examination(place: Place, generation: str | None, loop: _Loop, *, steps: int, step_s: float) -> "Examination":
+def _examination(
+    place: Place, generation: str | None, loop: _Loop, *, steps: int | None, step_s: float
+) -> "Examination":
     import numpy as np
 
     from foreshard.config import LoaderConfig
@@ -133,9 +139,6 @@ def _examination(place: Place, generation: str | None, loop: _Loop, *, steps: in
     sizes = manifest.nbytes[mine]
     ids = np.flatnonzero(mine[manifest.chunk_of]).astype(np.int64)
     memory = parse_memory(loop.memory, int(sizes.sum())) if loop.memory is not None else None
-    if memory is None and place.config is None:
-        # Without a configuration that says otherwise, a small dataset shall not fail for want of memory.
-        memory = max(int(sizes.sum() * told.cache_fraction), _CHUNKS * int(sizes.max(initial=0)))
     options = LoaderOptions(
         global_batch=loop.batch or told.global_batch,
         columns=loop.columns,
@@ -172,6 +175,7 @@ def _as_json(diagnosis: "Diagnosis", advice: "list[Advice]") -> dict[str, Any]:
         "parts_s": diagnosis.parts_s,
         "shares": diagnosis.shares,
         "bottleneck": diagnosis.bottleneck,
+        "steps_needed": diagnosis.steps_needed,
         "advice": [asdict(each) for each in advice],
     }
 
@@ -200,6 +204,8 @@ def _show(diagnosis: "Diagnosis", advice: "list[Advice]") -> None:
 
 
 def _verdict(diagnosis: "Diagnosis") -> str:
+    if diagnosis.steps_needed:
+        return "Too short to tell: the shares above are those of a few steps."
     most, shares = diagnosis.bottleneck, diagnosis.shares
     waits = shares["prep"] + shares["fetch"]
     return f"{_LIMITS[most]}: {shares[most]:.1%} of a cold step; {waits:.1%} of it is waiting for data."

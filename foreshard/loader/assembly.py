@@ -25,6 +25,16 @@ if TYPE_CHECKING:
 _TOGETHER: Final = 1 << 20  # bytes of batches that are assembled in one go
 
 
+def waiting_batches(depth: int, batch_bytes: float) -> int:
+    """Return how many finished batches may wait for the training loop where nothing transforms them.
+
+    Args:
+        depth: batches that were asked for.
+        batch_bytes: of a batch, above 0.
+    """
+    return max(depth, int(2 * _TOGETHER / batch_bytes))
+
+
 @dataclass(frozen=True)
 class Assembled:
     """One batch and what it took, chunk by chunk.
@@ -67,6 +77,9 @@ class Assembler:
         depth: finished batches that may wait.
         timeout: seconds `next_batch` may wait.
         transforms: what transforms batches; None to hand them out as they are.
+
+    Attributes:
+        most: finished batches that may wait, `depth` at least, however small they are; None for 2 MiB of them.
     """
 
     def __init__(
@@ -82,6 +95,7 @@ class Assembler:
     ) -> None:
         self._window, self._following, self._memory = first, following, memory
         self._epoch, self._depth, self._timeout, self._transforms = epoch, depth, timeout, transforms
+        self.most: int | None = None
         self._ready: deque[Assembled] = deque()
         self._low = depth - 1  # batches ready at which more are made
         self._batch_bytes = 0.0  # of the last ones, about; 0 if there was none yet
@@ -203,7 +217,8 @@ class Assembler:
         """Return how many batches may wait: more than were asked for where they are small, and stay so."""
         if self._transforms is not None or not self._batch_bytes:
             return self._depth
-        return max(self._depth, int(2 * _TOGETHER / self._batch_bytes))
+        most = waiting_batches(self._depth, self._batch_bytes)
+        return most if self.most is None else max(min(most, self.most), self._depth)
 
     def _together(self, index: int, most: int) -> int:
         """Return how many of the next batches to assemble in one go: small ones, as far as their chunks are there.

@@ -9,19 +9,41 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from foreshard.errors import ConfigError
+from foreshard.loader.batch_arrays import to_array
+
+
+class MissingColumnError(ConfigError, KeyError):
+    """A batch has no such column; the message names those it has."""
+
+    __str__ = Exception.__str__  # a KeyError shows its message as a literal
+
 
 @dataclass(frozen=True)
 class Batch:
     """One rank's part of a global batch.
 
-    It reads like a dict of numpy arrays, `batch["distance"]`; `rows` is the same as Arrow, without conversion.
+    It reads like a dict of NumPy arrays, `batch["distance"]`; `rows` is the same as Arrow, without conversion. Arrays
+    may be written: the memory is this batch's alone. A column's dtype follows from its type alone, never from a batch's
+    values:
+
+    | column | becomes |
+    |---|---|
+    | integers, floats | the same type on the memory of `rows`; a float that is null is NaN, in a copy |
+    | booleans | bool, a copy |
+    | timestamps, durations, dates | datetime64 or timedelta64 in the column's unit, without its zone; null is NaT |
+    | lists of a fixed size | an array of shape (b, size) of what their values become |
+    | dictionaries | what their values become |
+    | strings, binaries and all else | Python objects, None where null |
+
+    An integer, a boolean or a list of a fixed size that is null raises `ConfigError`: take it from `rows`.
 
     Attributes:
         epoch: the epoch, from 1.
         step: the step, from 0.
         sample_ids: int64 (b,), in the order's sequence.
         positions: int32 (b,), their places in the global batch.
-        rows: the columns, with `sample_id` last.
+        rows: the columns, with `sample_id` last, as an Arrow record batch.
     """
 
     epoch: int
@@ -51,6 +73,12 @@ class Batch:
         return {}
 
     def _convert(self, column: str) -> NDArray[Any]:
-        array = self.rows.column(column).to_numpy(zero_copy_only=False)
-        self._arrays[column] = array
+        try:
+            values = self.rows.column(column)
+        except (KeyError, TypeError) as error:
+            raise MissingColumnError(
+                f"there is no column {column!r} in the batch; it has {', '.join(self)}: name one of these, or add it "
+                "to LoaderOptions(columns=...)"
+            ) from error
+        array = self._arrays[column] = to_array(column, values)
         return array

@@ -6,6 +6,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from foreshard.arguments import whole_number
 from foreshard.errors import ConfigError
 
 Dealing = Literal["position", "owner"]
@@ -21,6 +22,9 @@ class Place:
         world: number of training processes.
         worker: this loader worker of the rank.
         workers: loader workers of each rank; worker w yields the steps s with s % workers == w.
+
+    Raises:
+        ConfigError: a number is no integer, or there is no such rank or worker.
     """
 
     rank: int = 0
@@ -29,6 +33,8 @@ class Place:
     workers: int = 1
 
     def __post_init__(self) -> None:
+        for name in ("rank", "world", "worker", "workers"):
+            object.__setattr__(self, name, whole_number(getattr(self, name), name))  # frozen
         if not 0 <= self.rank < self.world:
             raise ConfigError(f"rank {self.rank} is not within 0..{self.world - 1} (world size {self.world})")
         if not 0 <= self.worker < self.workers:
@@ -59,6 +65,26 @@ def epoch_steps(length: int, global_batch: int, remainder: Remainder) -> int:
     return steps
 
 
+def batch_sizes(
+    steps: NDArray[np.int64], length: int, global_batch: int, remainder: Remainder
+) -> int | NDArray[np.int64]:
+    """Return how many samples the global batches of some steps of an epoch hold over all ranks.
+
+    Args:
+        steps: the steps, shape (m,).
+        length: ids in the epoch.
+        global_batch: samples per step over all ranks.
+        remainder: see `epoch_steps`.
+
+    Returns:
+        int64, shape (m,); or an int where all hold as many: any step but a last one that is kept short.
+    """
+    whole, rest = divmod(length, global_batch)
+    if remainder != "keep" or not rest or not (steps == whole).any():
+        return global_batch
+    return np.where(steps == whole, rest, global_batch)
+
+
 def nodes_of(place: Place, nodes: int) -> list[int]:
     """Return the nodes that a rank reads for when samples are dealt by owner.
 
@@ -70,14 +96,21 @@ def nodes_of(place: Place, nodes: int) -> list[int]:
 
 
 def deal(
-    positions: NDArray[np.int64], owners: NDArray[np.int32] | None, batch: int, nodes: int, place: Place
+    positions: NDArray[np.int64],
+    owners: NDArray[np.int32] | None,
+    sizes: int | NDArray[np.int64],
+    nodes: int,
+    place: Place,
 ) -> NDArray[np.bool_]:
     """Return which samples of a run of global batches belong to this rank.
+
+    By position, ranks' shares of a batch differ by one sample at most. Of a batch with fewer samples than ranks, some
+    ranks get none.
 
     Args:
         positions: place of each sample in its global batch, shape (m,).
         owners: node that holds each sample's chunk, or None to deal by position (equal shares for every rank).
-        batch: size of a global batch.
+        sizes: samples in the global batch of each sample, shape (m,), or in every one; see `batch_sizes`.
         nodes: number of nodes of the layout.
         place: the reader.
 
@@ -85,7 +118,7 @@ def deal(
         Mask of shape (m,). Over all ranks the masks partition the samples.
     """
     if owners is None:
-        return positions * place.world // batch == place.rank
+        return positions * place.world // sizes == place.rank
     if place.world <= nodes:
         return owners % place.world == place.rank  # see `nodes_of`
     # More ranks than nodes: ranks n, n + nodes, ... share node n's samples in turn.

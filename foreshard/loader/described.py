@@ -9,8 +9,8 @@ from foreshard.keys import LayoutRef
 from foreshard.loader.batch import Batch
 from foreshard.loader.dealing import Place
 from foreshard.loader.loader import Loader
-from foreshard.loader.options import LoaderOptions
-from foreshard.loader.order import Order
+from foreshard.loader.options import LoaderOptions, check_options
+from foreshard.loader.order import Order, check_order
 from foreshard.loader.worker_reports import WorkerReports
 from foreshard.shards.repository import Repository
 
@@ -57,13 +57,17 @@ class LoaderDescription:
     layout: LayoutRef | None
     reports: WorkerReports | None = None
 
+    def __post_init__(self) -> None:
+        check_order(self.order, "order")
+        check_options(self.options)
+
     def open(self, place: Place) -> Loader:
         """Open the loader of one of a rank's workers, with its share of the rank's memory and fetches."""
         options, share = self.options, place.workers
         mine = replace(
             options,
             place=place,
-            memory=None if options.memory is None else options.memory // share,
+            memory=None if options.memory is None else max(options.memory // share, 1),
             cache_fraction=options.cache_fraction / share,
             max_concurrency=-(-options.max_concurrency // share),
         )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from foreshard.access.log import AccessLogWriter
 from foreshard.access.markers import EpochMarker, read_marker, write_marker
-from foreshard.errors import LogError
+from foreshard.errors import ConfigError, LogError
 from foreshard.keys import LayoutRef
 from foreshard.loader.options import Logging
 from foreshard.prefetch.monitor import EpochStats
@@ -51,7 +51,9 @@ def mark_epoch(repository: Repository, settings: Logging, reports: Sequence[Epoc
 
     Raises:
         LogError: the reports are not of one epoch and layout, or a rank or its log is missing.
+        ConfigError: an argument is something else.
     """
+    _check(settings, reports)
     if not reports:
         raise LogError("no epoch can be marked without reports; give Loader.last_epoch of every rank, after its epoch")
     first = reports[0]
@@ -81,3 +83,16 @@ def mark_epoch(repository: Repository, settings: Logging, reports: Sequence[Epoc
         draws=sum(report.stats.samples for report in reports),
     )
     return write_marker(store, keys, marker)
+
+
+def _check(settings: object, reports: object) -> None:
+    if not isinstance(settings, Logging):
+        raise ConfigError(f"settings is of type {type(settings).__name__}; give the Logging of the loader's options")
+    if not isinstance(reports, Sequence):
+        raise ConfigError(f"reports is of type {type(reports).__name__}; give a list, [loader.last_epoch]")
+    for i, report in enumerate(reports):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        if not isinstance(report, EpochReport):
+            raise ConfigError(
+                f"report {i} is {report!r}; give Loader.last_epoch of every rank, which is None until its first epoch "
+                "has ended"
+            )

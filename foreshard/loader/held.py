@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from foreshard.errors import AccessDeniedError, ConfigError, ObjectNotFoundError
 from foreshard.keys import LayoutRef
+from foreshard.loader.budget import memory_for_chunks
 from foreshard.loader.corrupt import CorruptionGuard
 from foreshard.loader.dealing import nodes_of
 from foreshard.loader.options import LoaderOptions
@@ -42,6 +43,7 @@ def hold_layout(repository: Repository, layout: LayoutRef | None, options: Loade
         ConfigError: the layout lacks a column.
         BudgetError: the memory cannot hold what is needed to make progress.
     """
+    layout = None if layout is None else repository.find_layout(layout)
     shelf = open_shelf(options)
     if not options.lease_ttl:
         return HeldLayout(repository, repository.open(layout, shelf=shelf), options, split)
@@ -128,12 +130,10 @@ class HeldLayout:
         self._expect(np.where(mine, manifest.scores.astype(np.float64), 0.0))
         self.ideal: frozenset[int] | None = None
         self.schedules = ScheduleCache()
-        budget = options.memory
-        if budget is None:
-            held = manifest.nbytes[mine & np.isin(manifest.nodes, self.nodes)].sum()
-            budget = int(held * options.cache_fraction)
+        held = int(manifest.nbytes[mine & np.isin(manifest.nodes, self.nodes)].sum())
+        largest = int(manifest.nbytes[mine].max(initial=0))
         store = repository.store
-        region = Region(budget, int(manifest.nbytes[mine].max(initial=0)))
+        region = Region(memory_for_chunks(options, held, largest), largest)
         following = None if store.local else following_chunks(manifest)
         self.requests = Requests(Concurrency(options.max_concurrency), following, _RUN_BYTES)
         self.arena = Arena(region.capacity, region.bypass, self.gatherer.buffers)

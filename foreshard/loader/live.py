@@ -26,8 +26,10 @@ _AROUND: Final = 4
 _LEGEND: Final = (
     "ready: share of batches that were there when the loop asked. residency: share of chunk uses that needed no fetch. "
     "accuracy: share of prefetched bytes that were used. hits/MIN, bytes/MIN: hits and fetched bytes over those of "
-    "Belady's MIN, the least there can be, on the same uses with the same memory. fetch: chunks on their way. decode: "
-    "rows being gathered, decoded or transformed. throttle: the store asked for fewer requests. queue: no turn."
+    "Belady's MIN (it knows all uses and evicts what is used last) on the same uses with the same memory, or the "
+    "loader's own where those are better: MIN is the least there can be for chunks of one size, and no bound for "
+    "others. fetch: chunks on their way. decode: rows being gathered, decoded or transformed. throttle: the store "
+    "asked for fewer requests. queue: no turn."
 )
 _MEGA: Final = 1e6
 

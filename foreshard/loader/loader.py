@@ -12,8 +12,8 @@ from foreshard.loader.haste import Ending
 from foreshard.loader.held import HeldLayout, check_move, hold_layout
 from foreshard.loader.loops import Loop, begin_loop
 from foreshard.loader.observed import Observed
-from foreshard.loader.options import LoaderOptions
-from foreshard.loader.order import Order
+from foreshard.loader.options import LoaderOptions, check_options
+from foreshard.loader.order import Order, check_order
 from foreshard.loader.progress import EpochProgress, begin_epoch
 from foreshard.loader.scheduling import EpochSchedule
 from foreshard.loader.state import read_state, write_state
@@ -65,9 +65,9 @@ class Loader(Observed):
         layout: LayoutRef | None = None,
         transform: Transform | None = None,
     ) -> None:
-        self.order = order
+        self.order = check_order(order, "order")
         self._transform = transform
-        self.options = options
+        self.options = check_options(options)
         self.repository = repository
         self._split = split_code(split)
         self.last_epoch: EpochReport | None = None

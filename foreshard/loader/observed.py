@@ -31,6 +31,6 @@ class Observed:
 
         return LiveView(self.monitor)
 
-    def prometheus(self, labels: Mapping[str, str] | None = None) -> str:
+    def prometheus(self, labels: Mapping[str, str | int] | None = None) -> str:
         """Return the figures in Prometheus' text format, each with the labels given, such as the run and the rank."""
         return to_prometheus(self.monitor.snapshot(), labels)

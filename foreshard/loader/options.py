@@ -1,12 +1,16 @@
 """How a loader reads: one validated record, separate from what it reads."""
 
 from dataclasses import dataclass
-from typing import get_args
+from pathlib import PurePath
+from typing import Any, Final, get_args
 
+from foreshard.arguments import column_names, finite_number, number_above_0, whole_number
 from foreshard.errors import ConfigError
 from foreshard.keys import check_name
 from foreshard.loader.corrupt import OnCorrupt
 from foreshard.loader.dealing import SINGLE, Dealing, Place, Remainder
+
+_COUNTS: Final = ("global_batch", "queue_batches", "max_concurrency", "transform_threads")
 
 
 @dataclass(frozen=True)
@@ -24,10 +28,12 @@ class Logging:
     phases: int = 4
 
     def __post_init__(self) -> None:
-        check_name(self.run, "run")
-        check_name(self.write_id, "write id")
-        if self.phases < 1:
-            raise ConfigError(f"phases {self.phases} must be at least 1")
+        for name, what in (("run", "run"), ("write_id", "write id")):
+            value: object = getattr(self, name)
+            if not isinstance(value, str):
+                raise ConfigError(f"{what} name {value!r} is of type {type(value).__name__}; give a str")
+            check_name(value, what)
+        _set(self, phases=whole_number(self.phases, "phases", least=1))
 
 
 @dataclass(frozen=True)
@@ -44,10 +50,12 @@ class DiskTier:
     nbytes: int
 
     def __post_init__(self) -> None:
-        if not self.folder:
-            raise ConfigError("a disk tier needs a folder; name one on a disk of this machine")
-        if self.nbytes <= 0:
-            raise ConfigError(f"nbytes {self.nbytes} of the disk tier in {self.folder!r} must be above 0")
+        given: Any = self.folder
+        folder = str(given) if isinstance(given, (str, PurePath)) else ""
+        if not folder:
+            raise ConfigError(f"a disk tier needs a folder, not {self.folder!r}; name one on a disk of this machine")
+        nbytes = whole_number(self.nbytes, f"the disk tier in {folder!r}: nbytes", least=1)
+        _set(self, folder=folder, nbytes=nbytes)
 
 
 @dataclass(frozen=True)
@@ -59,9 +67,13 @@ class LoaderOptions:
         place: rank, world size and worker.
         dealing: `position` gives every rank an equal share of each batch; `owner` gives it the samples whose chunks
             its node holds, so that nodes do not fetch each other's chunks and shares differ by a few samples.
-        remainder: what happens to a last short batch: `drop`, `keep` or `pad`.
+        remainder: what happens to a last short batch: `drop` it, `keep` it short, or `pad` it from the epoch's start.
+            A short one is dealt like any other: equal shares by position, so that a rank's is empty only if the batch
+            has fewer samples than there are ranks. A mean over an empty batch is NaN: skip it there, but take part in
+            the collectives.
         columns: source columns to return, all by default; `sample_id` always comes with them.
-        memory: bytes for chunks; by default `cache_fraction` of what this rank's node holds of the split.
+        memory: bytes for chunks; by default `cache_fraction` of what this rank's node holds of the split, and four of
+            its largest chunks at least. `data_loader` divides them by its workers, and each takes that least by itself.
         cache_fraction: see `memory`.
         queue_batches: assembled batches that may wait for the training loop, beside the memory for chunks; as many as
             take 2 MiB if those are more and nothing transforms them.
@@ -94,18 +106,17 @@ class LoaderOptions:
     disk: DiskTier | None = None
 
     def __post_init__(self) -> None:
-        for name in (
-            "global_batch",
-            "queue_batches",
-            "max_concurrency",
-            "transform_threads",
-            "timeout",
-            "cache_fraction",
-        ):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} {getattr(self, name)} must be above 0")
-        if self.lease_ttl and not 1 <= self.lease_ttl < float("inf"):
+        _set(self, **{name: whole_number(getattr(self, name), name, least=1) for name in _COUNTS})
+        _set(self, **{name: number_above_0(getattr(self, name), name) for name in ("timeout", "cache_fraction")})
+        _set(self, lease_ttl=finite_number(self.lease_ttl, "lease_ttl"), columns=column_names(self.columns))
+        if self.memory is not None:
+            _set(self, memory=whole_number(self.memory, "memory", least=1))
+        if self.lease_ttl and self.lease_ttl < 1:
             raise ConfigError(f"lease_ttl {self.lease_ttl} must be at least 1 s, or 0 for no lease")
+        for name, kind in (("place", Place), ("logging", Logging), ("disk", DiskTier)):
+            value = getattr(self, name)
+            if not isinstance(value, kind) and (value is not None or name == "place"):
+                raise ConfigError(f"{name} {value!r} is of type {type(value).__name__}; give a {kind.__name__}(...)")
         if self.global_batch < self.place.world:
             raise ConfigError(f"global batch {self.global_batch} gives some of {self.place.world} ranks no sample")
         if self.dealing not in ("position", "owner"):
@@ -120,3 +131,21 @@ class LoaderOptions:
             raise ConfigError(
                 "access logging needs workers=1: each rank writes one log; log from the rank's own loader"
             )
+
+
+def check_options(options: "LoaderOptions") -> "LoaderOptions":
+    """Return options, or refuse what are none, such as a dict of them.
+
+    Raises:
+        ConfigError: they are no `LoaderOptions`.
+    """
+    given: Any = options
+    if not isinstance(given, LoaderOptions):
+        raise ConfigError(f"options is of type {type(given).__name__}; give LoaderOptions(global_batch=...)")
+    return options
+
+
+def _set(record: object, **values: Any) -> None:  # noqa: ANN401 - of many types
+    """Set fields of a frozen record while it is made."""
+    for name, value in values.items():
+        object.__setattr__(record, name, value)

@@ -6,7 +6,7 @@ No order knows chunks, shards, nodes, ranks or workers, so a re-shard or another
 from foreshard.loader.orders.listed import ListedOrder
 from foreshard.loader.orders.mixture import MixtureOrder
 from foreshard.loader.orders.population import PopulationLike
-from foreshard.loader.orders.protocol import Order
+from foreshard.loader.orders.protocol import Order, check_order
 from foreshard.loader.orders.quality import ShuffleQuality, shuffle_quality
 from foreshard.loader.orders.shuffles import BlockShuffleOrder, SequentialOrder, UniformOrder
 from foreshard.loader.orders.weighted import WeightedOrder
@@ -21,5 +21,6 @@ __all__ = [
     "ShuffleQuality",
     "UniformOrder",
     "WeightedOrder",
+    "check_order",
     "shuffle_quality",
 ]

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from foreshard.arguments import column_names
 from foreshard.direct import DirectReads
 from foreshard.errors import ConfigError, CorruptDataError
 from foreshard.loader.corrupt import CorruptChunkError
@@ -28,7 +29,7 @@ def wanted_columns(manifest: Manifest, columns: Sequence[str] | None) -> list[st
     Raises:
         ConfigError: the layout has no such column, or one is named twice.
     """
-    names = list(manifest.schema.names)
+    names, columns = list(manifest.schema.names), column_names(columns)
     if columns is None:
         return names
     for column in columns:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreshard.errors import ConfigError
-from foreshard.loader.dealing import deal, epoch_steps
+from foreshard.loader.dealing import batch_sizes, deal, epoch_steps
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.order import Order, WeightedOrder
 from foreshard.prefetch.schedule import Touches, find_touches, first_touches
@@ -115,7 +115,8 @@ class EpochSchedule:
         if place.world == place.workers == 1:
             return ids.copy(), step, position  # batches show them to whoever may change them
         owners = manifest.nodes[manifest.chunk_of[ids]] if options.dealing == "owner" else None
-        mine = deal(position, owners, batch, len(manifest.header.nodes), place)
+        sizes = batch_sizes(step, length, batch, options.remainder)
+        mine = deal(position, owners, sizes, len(manifest.header.nodes), place)
         mine &= step % place.workers == place.worker
         return ids[mine], step[mine], position[mine]
 

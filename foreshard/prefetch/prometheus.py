@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Final
 
@@ -58,19 +59,19 @@ class _Text:
         self.metric(name, "gauge", told, {"": value})
 
 
-def to_prometheus(snapshot: MonitorSnapshot, labels: Mapping[str, str] | None = None) -> str:
+def to_prometheus(snapshot: MonitorSnapshot, labels: Mapping[str, str | int] | None = None) -> str:
     """Return a snapshot as text: counters since the monitor began, gauges of the last batches and the last epoch.
 
     Rates over other spans follow from the counters, as in `rate(foreshard_loader_samples_total[5m])`.
 
     Args:
         snapshot: from `Monitor.snapshot`.
-        labels: given to every sample, such as the run and the rank.
+        labels: given to every sample, such as the run and the rank; text or integers.
 
     Raises:
-        ConfigError: a label that the format does not allow, or `cause`, which is in use.
+        ConfigError: a label that the format does not allow, or `cause`, which is in use, or a value of another type.
     """
-    given = dict(labels or {})
+    given = {name: _label(name, value) for name, value in dict(labels or {}).items()}
     for name in given:
         if _LABEL.fullmatch(name) is None or name == _OWN:
             raise ConfigError(
@@ -85,7 +86,7 @@ def to_prometheus(snapshot: MonitorSnapshot, labels: Mapping[str, str] | None = 
     return "\n".join(text.lines) + "\n"
 
 
-def write_prometheus(path: Path, snapshot: MonitorSnapshot, labels: Mapping[str, str] | None = None) -> None:
+def write_prometheus(path: Path, snapshot: MonitorSnapshot, labels: Mapping[str, str | int] | None = None) -> None:
     """Write a snapshot where node_exporter's textfile collector looks; readers see the old file or the new one.
 
     Args:
@@ -96,6 +97,7 @@ def write_prometheus(path: Path, snapshot: MonitorSnapshot, labels: Mapping[str,
     Raises:
         ConfigError: the name does not end in `.prom`, a label is not allowed, or the file cannot be written.
     """
+    path = Path(path)  # whatever it was given as
     if path.suffix != ".prom":
         raise ConfigError(f"{str(path)!r} would not be collected: give a file name that ends in .prom")
     text = to_prometheus(snapshot, labels)
@@ -144,6 +146,13 @@ def _last_epoch(text: _Text, stats: EpochStats) -> None:
     text.gauge("epoch", "The last epoch that ended.", stats.epoch)
     for name, told in _EPOCH_FIGURES.items():
         text.gauge(f"epoch_{_UNITS.get(name, name)}", told, figures[name])
+
+
+def _label(name: object, value: object) -> str:
+    """Return a label's value as text."""
+    if not isinstance(name, str) or isinstance(value, bool) or not isinstance(value, (str, Integral)):
+        raise ConfigError(f"label {name!r} has the value {value!r}; give text, {{'run': 'first'}}, or an integer")
+    return str(value)
 
 
 def _number(value: float) -> str:

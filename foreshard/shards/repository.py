@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from foreshard.errors import ObjectNotFoundError
-from foreshard.keys import DatasetKeys, LayoutRef, parse_generation_key
+from foreshard.keys import DatasetKeys, LayoutRef, find_layout, parse_generation_key
 from foreshard.layout.plan import Plan
 from foreshard.shards import records
 from foreshard.shards.assemble import Figures
@@ -122,6 +122,15 @@ class Repository:
         """Make a materialised layout exist; see `foreshard.shards.commit.commit_layout`."""
         return commit_layout(self.store, self.keys, manifest)
 
+    def find_layout(self, layout: LayoutRef | str) -> LayoutRef:
+        """Return the layout that a text names: `<generation>/<plan digest>`, or a generation that has but one.
+
+        Raises:
+            ObjectNotFoundError: the generation has no committed layout.
+            ConfigError: it has several, or this is no text.
+        """
+        return find_layout(layout, self.layouts, self.store.url)
+
     def committed(self, ref: LayoutRef) -> bool:
         """Whether a layout is complete and may be opened."""
         return is_committed(self.store, self.keys, ref)
@@ -130,11 +139,11 @@ class Repository:
         """Return a layout's header; see `foreshard.shards.commit.read_header`."""
         return read_header(self.store, self.keys, ref)
 
-    def open(self, ref: LayoutRef | None = None, *, shelf: Shelf | None = None) -> Manifest:
+    def open(self, ref: LayoutRef | str | None = None, *, shelf: Shelf | None = None) -> Manifest:
         """Open a committed layout, verifying the digests of its parts.
 
         Args:
-            ref: which one; the current one if left out.
+            ref: which one, as in `find_layout`; the current one if left out.
             shelf: keeps parts on this machine's disk; None to read them from the store.
 
         Raises:
@@ -149,6 +158,7 @@ class Repository:
                     "materialise and publish the generation of epoch 0, '<run>.e000000'"
                 )
             ref = current.ref
+        ref = self.find_layout(ref)
         header = self.header(ref)
         kinds = [*REQUIRED, *({"dictionaries"} & set(header.parts))]
         return Manifest(header, {kind: self._part(ref, header.parts[kind], shelf) for kind in kinds})
@@ -188,13 +198,14 @@ class Repository:
         """Yield what the pointer ever said, newest first; see `foreshard.shards.pointer.publications`."""
         return publications(self.store, self.keys)
 
-    def publish(self, ref: LayoutRef) -> Published:
+    def publish(self, ref: LayoutRef | str) -> Published:
         """Make a committed layout current; see `foreshard.shards.pointer.move_pointer`.
 
         Raises:
             ObjectNotFoundError: the layout is not committed.
             ConflictError: others kept replacing the pointer.
         """
+        ref = self.find_layout(ref)
         with self.lease_writer(ref.generation):
             self.header(ref)
             return move_pointer(self.store, self.keys, ref)

@@ -1,5 +1,7 @@
 """The doctor's three runs read what they say they read, and each cause of slowness is found by its name."""
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 from layouts import make_dataset, publish
@@ -154,6 +156,29 @@ def advice(machine, stats=None, **changes):
     return {each.about: each.text for each in told}
 
 
+@pytest.mark.parametrize(("compute_s", "prep_s"), [(0.0, 0.0), (0.0, 0.0009), (0.0009, 0.0)])
+def test_steps_that_are_over_at_once_tell_nothing_but_how_many_it_takes(compute_s, prep_s):
+    machine = {"compute_s": compute_s, "prep_s": prep_s}
+    needed = Machine(**machine).diagnose().steps_needed
+    assert needed > STEPS
+    told = advice(machine)
+    assert list(told) == ["steps"]
+    assert f"give --steps {needed} or more" in told["steps"]
+
+
+def test_steps_that_are_few_beside_the_batches_that_wait_tell_nothing():
+    found = Machine(compute_s=0.01).diagnose()
+    assert not found.steps_needed
+    queued = Phase(**{**found.cold.__dict__, "lead": 13})
+    assert Diagnosis(found.case, found.compute_only, found.in_memory, queued).steps_needed >= 52
+
+
+def test_small_sizes_are_told_with_their_digits():
+    told = advice(FETCHING, {"origin_bytes": 80_200}, cold_bytes=40_000, largest=1500)["memory"]
+    assert told.startswith("40.2 KB of the 80.2 KB fetched")
+    assert "with 54.8 KB nothing" in told
+
+
 def test_a_loop_that_hardly_waits_is_left_alone():
     told = advice({"compute_s": 0.01, "prep_s": 0.0002, "fetch_s": 0.0002})
     assert list(told) == ["nothing"]
@@ -162,7 +187,9 @@ def test_a_loop_that_hardly_waits_is_left_alone():
 
 def test_what_is_fetched_twice_asks_for_memory_and_says_how_much():
     told = advice(FETCHING, {"origin_bytes": 80 * MB})
-    assert told["memory"].startswith("30.0 of the 80.0 MB fetched had been fetched before; raise --memory from 10.0 MB")
+    assert told["memory"].startswith(
+        "30.0 MB of the 80.0 MB fetched had been fetched before; raise --memory from 10.0 MB"
+    )
     assert "with 67.7 MB nothing of this run" in told["memory"]
     assert "memory" not in advice(FETCHING, {"origin_bytes": 52 * MB})
 
@@ -242,20 +269,19 @@ def examine(dataset, memory, **settings):
 
 def test_the_run_from_memory_fetches_every_chunk_once_and_nothing_while_it_is_measured(dataset):
     exam, store = examine(dataset, 8000)
-    phase = exam.in_memory()
-    manifest = exam.manifest
-    count = phase.lead
-    used = np.unique(manifest.chunk_of[exam._run.ids(1, 0, count * 16)])
+    exam.compute_only()
+    before, phase, manifest = store.served, exam.in_memory(), exam.manifest
+    count, used = fitting_batches(exam._order, 16, 60, manifest.chunk_of, manifest.nbytes, exam.memory // 2)
     assert count >= 1
-    assert store.served == phase.stats.origin_bytes == manifest.nbytes[used].sum()
-    assert phase.stats.steps == count + 60
+    assert store.served - before == phase.stats.origin_bytes == used
+    assert phase.stats.steps == phase.lead + 60
+    assert phase.lead >= count
     assert phase.samples == 60 * 16
 
 
 def test_a_batch_that_does_not_fit_gets_the_memory_it_needs_in_the_run_from_memory_alone(dataset):
     exam, _ = examine(dataset, 2 * int(dataset.repository.open().nbytes.max()))
     phase = exam.in_memory()
-    assert phase.lead == 1
     assert phase.memory > exam.memory
     assert phase.stats.hits >= phase.stats.touches * 60 / 61
     assert exam.cold().memory == exam.memory
@@ -268,7 +294,29 @@ def test_the_cold_run_with_enough_memory_fetches_each_chunk_once_and_with_less_s
     assert phases[0].stats is None
     assert phases[2].stats.origin_bytes > 1.1 * diagnosis.case.cold_bytes
     enough, store = examine(dataset, diagnosis.case.enough)
-    assert enough.cold().stats.origin_bytes == store.served == diagnosis.case.cold_bytes
+    enough.compute_only()
+    before = store.served
+    assert enough.cold().stats.origin_bytes == store.served - before == diagnosis.case.cold_bytes
+
+
+def test_no_more_batches_wait_than_are_left_out_of_what_is_measured(dataset):
+    """16 rows take a KB: thousands of such batches may wait for a loop, and would be all that is measured."""
+    exam, _ = examine(dataset, 8000)
+    assert exam._lead == exam._most == 15
+    with closing(exam._loader(exam._run, exam.memory, exam._most)) as loader:
+        batches = iter(loader)
+        next(batches)
+        assert loader._loop.assembler._most() == 15
+        batches.close()
+
+
+def test_without_a_number_of_steps_as_many_are_measured_as_take_a_while(dataset, monkeypatch):
+    monkeypatch.setattr("foreshard.loader.doctor.examination._LONG_S", 0.05)
+    monkeypatch.setattr("foreshard.loader.doctor.examination._STEPS", 2)
+    exam, _ = examine(dataset, 8000, steps=None)
+    phases = exam.compute_only(), exam.in_memory(), exam.cold()
+    assert phases[0].steps == 2 < phases[1].steps == phases[2].steps
+    assert phases[1].seconds >= 0.05
 
 
 def test_all_runs_read_the_same_number_of_samples_and_change_nothing(dataset):

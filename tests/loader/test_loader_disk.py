@@ -201,7 +201,7 @@ def test_what_is_damaged_in_the_store_is_never_published(dataset, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("folder", "nbytes", "message"), [("", 5, "needs a folder"), ("/x", 0, "nbytes 0 of the disk")]
+    ("folder", "nbytes", "message"), [("", 5, "needs a folder"), ("/x", 0, "the disk tier in '/x': nbytes 0 must be")]
 )
 def test_a_tier_that_cannot_be_is_refused(folder, nbytes, message):
     with pytest.raises(ConfigError, match=message):

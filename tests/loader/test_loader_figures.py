@@ -8,6 +8,7 @@ from waiting import wait_until
 
 from foreshard.errors import BudgetError, ConfigError
 from foreshard.loader.dealing import Place
+from foreshard.loader.described import LoaderDescription
 from foreshard.loader.loader import Loader
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.order import ListedOrder, SequentialOrder, UniformOrder, WeightedOrder
@@ -85,7 +86,10 @@ def test_a_budget_below_two_chunks_fails_at_construction_naming_the_bytes(datase
     manifest = dataset.repository.open()
     largest = int(manifest.nbytes[manifest.splits == 0].max())
     order = UniformOrder(dataset.train_ids, 1)
-    with pytest.raises(BudgetError, match=rf"budget of {2 * largest - 1} bytes is below the {2 * largest} bytes"):
+    with pytest.raises(
+        BudgetError,
+        match=rf"budget of {2 * largest - 1} bytes is below the {2 * largest} bytes.*Give LoaderOptions\(memory",
+    ):
         Loader(dataset.repository, order, LoaderOptions(8, memory=2 * largest - 1))
     loader = Loader(dataset.repository, order, LoaderOptions(8, memory=2 * largest))
     assert sorted(read(loader)) == sorted(order.ids(1, 0, len(dataset.train_ids) // 8 * 8))
@@ -93,12 +97,33 @@ def test_a_budget_below_two_chunks_fails_at_construction_naming_the_bytes(datase
     loader.close()
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_small_split_is_read_by_default_whatever_share_of_it_a_worker_has(dataset, workers):
+    manifest, order = dataset.repository.open(), UniformOrder(dataset.train_ids, 1)
+    largest = int(manifest.nbytes[manifest.splits == 0].max())
+    about = LoaderDescription(dataset.repository, order, LoaderOptions(8, cache_fraction=1e-3), "train", None)
+    loader = about.open(Place(workers=workers))
+    assert loader.memory == 4 * largest
+    next(iter(loader))
+    loader.close()
+
+
+def test_a_workers_share_that_is_too_small_names_what_the_user_gave_and_would_do(dataset):
+    manifest, order = dataset.repository.open(), UniformOrder(dataset.train_ids, 1)
+    largest = int(manifest.nbytes[manifest.splits == 0].max())
+    about = LoaderDescription(dataset.repository, order, LoaderOptions(8, memory=4 * largest), "train", None)
+    message = rf"LoaderOptions\(memory=...\), which data_loader divides by its 3 workers, at least {6 * largest},"
+    with pytest.raises(BudgetError, match=message):
+        about.open(Place(workers=3))
+    about.open(Place(workers=2)).close()
+
+
 def test_the_default_budget_is_a_share_of_what_the_ranks_nodes_hold(dataset):
     manifest, order = dataset.repository.open(), UniformOrder(dataset.train_ids, 1)
     train = manifest.splits == 0
     for place, nodes in ((Place(0, 1), [0, 1, 2]), (Place(1, 2), [1]), (Place(4, 5), [1])):
-        loader = Loader(dataset.repository, order, LoaderOptions(8, place=place, cache_fraction=0.7))
-        assert loader.memory == int(manifest.nbytes[train & np.isin(manifest.nodes, nodes)].sum() * 0.7)
+        loader = Loader(dataset.repository, order, LoaderOptions(8, place=place, cache_fraction=0.9))
+        assert loader.memory == int(manifest.nbytes[train & np.isin(manifest.nodes, nodes)].sum() * 0.9)
 
 
 def expected_draws(manifest, hot):

@@ -66,7 +66,7 @@ def test_a_state_at_the_end_of_an_epoch_starts_the_next(dataset):
         ({"columns": ("value", "value")}, "name one twice"),
         ({"dealing": "random"}, "dealing 'random' is unknown"),
         ({"remainder": "lose"}, "remainder 'lose' is unknown"),
-        ({"global_batch": 0}, "global_batch 0 must be above 0"),
+        ({"global_batch": 0}, "global_batch 0 must be at least 1"),
         ({"timeout": 0}, "timeout 0 must be above 0"),
         ({"global_batch": 2, "place": Place(0, 3)}, "gives some of 3 ranks no sample"),
         ({"place": Place(0, 1, 0, 2), "logging": Logging("run", "w")}, "needs workers=1"),

@@ -102,6 +102,8 @@ def test_the_report_of_a_loader_is_text_of_every_epoch(loader):
     assert re.search(r"^Limit: ", text, re.MULTILINE)
     assert len(re.findall(r"^ +[12] ", text, re.MULTILINE)) == 2 * 3
     assert "\x1b" not in text
+    # What follows from the sizes of chunks is not claimed of all: see `EpochStats.min_hits`.
+    assert "no bound for others" in " ".join(text.split())
 
 
 def test_the_live_view_of_a_loader_follows_it(loader, monkeypatch):

@@ -123,5 +123,5 @@ def test_what_was_transformed_ahead_is_made_again_after_a_resume(dataset):
 
 
 def test_no_threads_for_a_transform_is_refused():
-    with pytest.raises(ConfigError, match="transform_threads 0 must be above 0"):
+    with pytest.raises(ConfigError, match="transform_threads 0 must be at least 1"):
         LoaderOptions(BATCH, transform_threads=0)

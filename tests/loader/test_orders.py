@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foreshard.errors import ConfigError
-from foreshard.loader.dealing import Place, deal, epoch_steps
+from foreshard.loader.dealing import Place, batch_sizes, deal, epoch_steps
 from foreshard.loader.feistel import IndexPermutation
 from foreshard.loader.order import (
     BlockShuffleOrder,
@@ -163,7 +163,7 @@ def test_listed_ids_come_as_given_from_an_array_a_list_of_arrays_or_a_function()
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ([], "ids listed for every epoch cannot be read: the order has no samples"),
+        ([], "ids listed for every epoch cannot be read: there are none; list one"),
         ([range(3), np.ones(3)], "ids listed for epoch 2 cannot be read: .* type float64"),
         ([4, -2], "sample id -2 is listed for every epoch; ids count from 0"),
         (lambda _epoch: [3, -1], "sample id -1 is listed for epoch 3"),
@@ -250,6 +250,22 @@ def test_dealing_gives_every_sample_to_exactly_one_rank(world, nodes, batch, own
 def test_dealing_by_position_is_even():
     sizes = [deal(np.arange(64), None, 64, 1, Place(rank, 4)).sum() for rank in range(4)]
     assert sizes == [16] * 4
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+@pytest.mark.parametrize("length", [128, 141, 129, 13])
+def test_a_kept_remainder_is_dealt_evenly_too(world, length):
+    steps, positions = np.divmod(np.arange(length), 64)
+    sizes = batch_sizes(steps, length, 64, "keep")
+    masks = [deal(positions, None, sizes, 1, Place(rank, world)) for rank in range(world)]
+    assert (np.sum(masks, axis=0) == 1).all()
+    shares = np.array([np.bincount(steps[mask], minlength=steps[-1] + 1) for mask in masks])
+    assert (np.ptp(shares, axis=0) <= 1).all()
+
+
+@pytest.mark.parametrize("remainder", ["drop", "pad"])
+def test_a_remainder_that_is_not_kept_leaves_no_short_batch(remainder):
+    assert np.unique(batch_sizes(np.arange(3), 141, 64, remainder)).tolist() == [64]
 
 
 def test_steps_follow_the_remainder_policy():

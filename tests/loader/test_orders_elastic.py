@@ -79,9 +79,9 @@ def dealt(order, manifest, epoch, first, world, workers, dealing, remainder):
         places.append(of * BATCH + touches.positions)
         ids.append(touches.sample_ids)
         if dealing == "position":
-            sizes = np.diff(touches.batch_offsets)
-            full = touches.steps < order.length(epoch) // BATCH
-            assert (np.abs(sizes[full] - BATCH / world) < 1).all()
+            sizes, short = np.diff(touches.batch_offsets), order.length(epoch) % BATCH
+            whole = np.where((touches.steps == order.length(epoch) // BATCH) & (remainder == "keep"), short, BATCH)
+            assert (np.abs(sizes - whole / world) < 1).all()
     together = np.concatenate(places)
     assert (np.sort(together) == np.arange(first * BATCH, first * BATCH + len(together))).all()
     return np.concatenate(ids)[np.argsort(together)], steps

@@ -103,7 +103,7 @@ def test_weights_reach_a_mixture_through_its_component():
     ("ratios", "length", "message"),
     [
         ([1], 5, "2 components have 1 ratios"),
-        ([1, 0], 5, "ratio 0.0 must be above 0"),
+        ([1, 0], 5, "ratio 0 must be above 0"),
         ([1, np.nan], 5, "ratio nan must be above 0"),
         ([1, np.inf], 5, "ratio inf must be above 0"),
         ([1, 1], 0, "length 0 must be in"),

@@ -14,6 +14,7 @@ _SMALL_FETCH: Final = 256 * 1024
 _AMPLIFIED: Final = 3.0
 _SCATTERED: Final = 0.25
 _MANY_COLUMNS: Final = 8
+_KILO: Final = 1e3
 _MEGA: Final = 1e6
 
 
@@ -22,7 +23,7 @@ class Advice:
     """One thing to change, or to know.
 
     Attributes:
-        about: `step`, `nothing`, `memory`, `order`, `chunks`, `concurrency`, `columns`, `threads` or `cores`.
+        about: `steps`, `step`, `nothing`, `memory`, `order`, `chunks`, `concurrency`, `columns`, `threads` or `cores`.
         text: what was seen and what to do.
     """
 
@@ -31,7 +32,12 @@ class Advice:
 
 
 def advise(diagnosis: Diagnosis) -> list[Advice]:
-    """Return what to change, what costs most first; one line of praise if nothing."""
+    """Return what to change, what costs most first; one line of praise if nothing.
+
+    Where too few steps were measured to tell, that is all there is to say.
+    """
+    if needed := diagnosis.steps_needed:
+        return [_too_short(diagnosis, needed)]
     shares, found = diagnosis.shares, []
     if not diagnosis.case.step_s:
         found.append(_rates(diagnosis))
@@ -44,6 +50,15 @@ def advise(diagnosis: Diagnosis) -> list[Advice]:
         told = f"even cold the loop gets {rate:,.0f} samples/s; stalls below {WORTH:.0%} of a step are worth no change"
         found.append(Advice("nothing", told))
     return found
+
+
+def _too_short(diagnosis: Diagnosis, needed: int) -> Advice:
+    cold = diagnosis.cold
+    return Advice(
+        "steps",
+        f"{cold.steps:,} steps were over in {cold.seconds * 1e3:,.1f} ms, while up to {cold.lead:,} batches wait for "
+        f"the loop; give --steps {needed} or more, or leave it out",
+    )
 
 
 def _rates(diagnosis: Diagnosis) -> Advice:
@@ -65,15 +80,15 @@ def _fetch(diagnosis: Diagnosis) -> list[Advice]:
         found.append(
             Advice(
                 "chunks",
-                f"a fetch brings {mean / 1e3:,.1f} KB, so that latency outweighs bytes; make chunks larger "
+                f"a fetch brings {_size(mean)}, so that latency outweighs bytes; make chunks larger "
                 "(reshard.min_chunk_rows)",
             )
         )
-    rate = stats.origin_bytes / diagnosis.cold.total_s / _MEGA if diagnosis.cold.total_s else 0.0
+    rate = stats.origin_bytes / diagnosis.cold.total_s if diagnosis.cold.total_s else 0.0
     found.append(
         Advice(
             "concurrency",
-            f"at most {case.concurrency} fetches in flight brought {rate:,.1f} MB/s; try --concurrency "
+            f"at most {case.concurrency} fetches in flight brought {_size(rate)}/s; try --concurrency "
             f"{2 * case.concurrency} and keep it (loader.concurrency) if that figure grows",
         )
     )
@@ -87,9 +102,9 @@ def _memory(diagnosis: Diagnosis, stats: EpochStats) -> list[Advice]:
     return [
         Advice(
             "memory",
-            f"{again / _MEGA:,.1f} of the {stats.origin_bytes / _MEGA:,.1f} MB fetched had been fetched before; raise "
-            f"--memory from {diagnosis.cold.memory / _MEGA:,.1f} MB (loader.cache_fraction): with "
-            f"{case.enough / _MEGA:,.1f} MB nothing of this run is fetched twice",
+            f"{_size(again)} of the {_size(stats.origin_bytes)} fetched had been fetched before; raise --memory from "
+            f"{_size(diagnosis.cold.memory)} (loader.cache_fraction): with {_size(case.enough)} nothing of this run is "
+            "fetched twice",
         )
     ]
 
@@ -109,6 +124,13 @@ def _order(diagnosis: Diagnosis, stats: EpochStats) -> list[Advice]:
             f"{touches:,.0f} chunks and uses little of each; {other} would use more of them",
         )
     ]
+
+
+def _size(nbytes: float) -> str:
+    """Return bytes as `--memory` takes them, with four digits or so."""
+    if nbytes >= _MEGA:
+        return f"{nbytes / _MEGA:,.1f} MB"
+    return f"{nbytes / _KILO:,.1f} KB" if nbytes >= _KILO else f"{nbytes:.0f} B"
 
 
 def _gathers(case: Case, touches: float) -> bool:

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from foreshard.errors import ConfigError
 from foreshard.keys import LayoutRef
+from foreshard.loader.assembly import waiting_batches
 from foreshard.loader.batch import Batch
-from foreshard.loader.doctor.findings import Case, Diagnosis, Phase, PhaseName
+from foreshard.loader.doctor.findings import QUEUES, Case, Diagnosis, Phase, PhaseName
 from foreshard.loader.doctor.streams import CycleOrder, RunOrder, fitting_batches, neighbour_chunks
 from foreshard.loader.loader import Loader
+from foreshard.loader.loops import Loop
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.order import Order
 from foreshard.prefetch.monitor import EpochStats
@@ -32,6 +34,21 @@ _TOLD: Final = 100
 """Times that progress is told of, about."""
 _WARM_BATCHES: Final = 64
 """Different batches that the run from memory reads in turn, at most."""
+_STEPS: Final = 200
+_MOST_STEPS: Final = 20_000
+_LONG_S: Final = 0.3
+"""Seconds that the steps measured in memory shall take where nobody said how many they are."""
+
+
+class _SteadyLoader(Loader):
+    """A loader in which no more batches wait than are left out of what is measured."""
+
+    waiting: int | None = None
+
+    def _begin(self) -> Loop:
+        loop = super()._begin()
+        loop.assembler.most = self.waiting
+        return loop
 
 
 @dataclass(frozen=True)
@@ -62,7 +79,7 @@ class Examination:
         repository: the dataset's repository.
         order: the run's order.
         options: how the run reads; the memory by its rule where none is given.
-        steps: steps to measure in each run.
+        steps: steps to measure in each run; by default 200, or more if those are over before anything can be told.
         step_s: seconds of compute in a step; 0 for the loader's own rates.
         split: the split of the order's population.
         layout: the layout to read; the current one by default.
@@ -79,19 +96,20 @@ class Examination:
         order: Order,
         options: LoaderOptions,
         *,
-        steps: int = 200,
+        steps: int | None = None,
         step_s: float = 0.0,
         split: str = "train",
         layout: LayoutRef | None = None,
     ) -> None:
+        self._given = steps is not None
+        steps = _STEPS if steps is None else steps
         if steps < 1 or not 0 <= step_s < float("inf"):
             raise ConfigError(f"{steps} steps of {step_s} s cannot be measured; use at least 1 step and 0 s")
         self._repository, self._split = repository, split
         self._steps, self._step_s = steps, step_s
         self._options = replace(options, logging=None, lease_ttl=0.0)
-        self._lead = options.queue_batches
-        self._run = RunOrder(order, options.global_batch, self._lead + steps)
-        with closing(Loader(repository, self._run, self._options, split=split, layout=layout)) as loader:
+        self._order = RunOrder(order, options.global_batch, 1)
+        with closing(Loader(repository, self._order, self._options, split=split, layout=layout)) as loader:
             self.manifest = loader.manifest
             self.memory = loader.memory
 
@@ -99,7 +117,8 @@ class Examination:
     def in_memory(self, progress: Progress | None = None) -> Phase:
         """Read a few batches, whose chunks fit in the memory, in turn: after the first round nothing is fetched.
 
-        Where the chunks of a single batch do not fit, this run alone has as much memory as they need.
+        Where the chunks of a single batch do not fit, this run alone has as much memory as they need. It is repeated
+        with more steps, for the runs to come too, if it was too short and nobody said how many there shall be.
         """
         batch, manifest = self._options.global_batch, self.manifest
         most = min(_WARM_BATCHES, self._steps)
@@ -107,8 +126,14 @@ class Examination:
         count, used = fitting_batches(self._run, batch, most, manifest.chunk_of, manifest.nbytes, self.memory // 2)
         memory = max(self.memory, 2 * (used + 2 * self._largest))
         ids = self._run.ids(1, 0, count * batch)
-        order = CycleOrder(self._run.name, ids, (count + self._steps) * batch)
-        return self._measure("all in memory", order, memory, count, progress)
+        while True:
+            lead = max(count, self._lead)
+            order = CycleOrder(self._run.name, ids, (lead + self._steps) * batch)
+            phase = self._measure("all in memory", order, memory, lead, progress)
+            if self._given or phase.seconds >= _LONG_S or self._steps == _MOST_STEPS:
+                return phase
+            longer = 2 * _LONG_S / max(phase.seconds, _LONG_S / 10)
+            self._steps = min(int(longer * self._steps), _MOST_STEPS)
 
     def compute_only(self, progress: Progress | None = None) -> Phase:
         """Hand out the same batch, which is in memory, again and again."""
@@ -117,8 +142,9 @@ class Examination:
 
     def cold(self, progress: Progress | None = None) -> Phase:
         """Read the beginning of the run with the configured memory, empty at first."""
+        run, lead = self._run, self._lead  # may read a batch
         forget_files(self._repository.store, [self.manifest.shards[i].key for i in self._cold_shards])
-        return self._measure("cold", self._run, self.memory, self._lead, progress)
+        return self._measure("cold", run, self.memory, lead, progress)
 
     def diagnose(self, compute_only: Phase, in_memory: Phase, cold: Phase) -> Diagnosis:
         """Return what the runs tell together."""
@@ -145,7 +171,7 @@ class Examination:
         return Diagnosis(case, compute_only, in_memory, cold)
 
     def _measure(self, name: PhaseName, order: Order, memory: int, lead: int, progress: Progress | None) -> Phase:
-        with closing(self._loader(order, memory)) as loader:
+        with closing(self._loader(order, memory, self._most)) as loader:
             timed = run_loop(loader, lead, self._steps, self._step_s, progress)
             # Set before the last batch is handed out.
             stats = loader.last_epoch.stats if loader.last_epoch is not None else None
@@ -166,9 +192,11 @@ class Examination:
             stats=stats,
         )
 
-    def _loader(self, order: Order, memory: int) -> Loader:
+    def _loader(self, order: Order, memory: int, most: int | None = None) -> Loader:
         options = replace(self._options, memory=memory)
-        return Loader(self._repository, order, options, split=self._split, layout=self.manifest.ref)
+        loader = _SteadyLoader(self._repository, order, options, split=self._split, layout=self.manifest.ref)
+        loader.waiting = most
+        return loader
 
     # -- what they read -------------------------------------------------------------------------------
     @cached_property
@@ -179,10 +207,25 @@ class Examination:
     def _largest(self) -> int:
         return int(self.manifest.nbytes[self._mine].max(initial=0))
 
+    @property
+    def _most(self) -> int:
+        """Batches that may wait: a part of the steps measured, which would else be over before the queue is empty."""
+        return max(self._options.queue_batches, self._steps // QUEUES)
+
+    @property
+    def _lead(self) -> int:
+        """Steps until those batches are taken that were made while the loop had not begun: as many as may wait."""
+        small = max(self._sample.rows.get_total_buffer_size(), 1)
+        return min(waiting_batches(self._options.queue_batches, small), self._most)
+
+    @property
+    def _run(self) -> RunOrder:
+        return self._order.of_length(self._lead + self._steps)
+
     @cached_property
     def _sample(self) -> Batch:
         length = self._options.global_batch
-        order = CycleOrder(self._run.name, self._run.ids(1, 0, length), length)
+        order = CycleOrder(self._order.name, self._order.ids(1, 0, length), length)
         with closing(self._loader(order, self.memory)) as loader:
             return next(iter(loader))
 

@@ -1,5 +1,6 @@
 """What the doctor measured, and what follows from it."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -10,6 +11,10 @@ PhaseName = Literal["compute only", "all in memory", "cold"]
 Part = Literal["compute", "prep", "fetch", "contention"]
 PARTS: Final[tuple[Part, ...]] = ("compute", "prep", "fetch", "contention")
 """What a step's time goes into; `Diagnosis.parts_s` tells how each is found."""
+QUEUES: Final = 4
+"""Times that the batches that wait for the loop shall be made anew in the measured steps."""
+_LEAST_S: Final = 0.05
+"""Seconds that the measured steps must take: what else a machine does takes milliseconds now and then."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,18 @@ class Diagnosis:
     def phases(self) -> tuple[Phase, Phase, Phase]:
         """The three runs, in the order in which they explain each other."""
         return self.compute_only, self.in_memory, self.cold
+
+    @property
+    def steps_needed(self) -> int:
+        """Steps that it takes to tell anything; 0 if those of the cold run did.
+
+        Batches are made some at a time, and wait for the loop: few steps are all wait or none.
+        """
+        cold = self.cold
+        if cold.steps >= QUEUES * cold.lead and cold.seconds >= _LEAST_S:
+            return 0
+        longer = 2 * _LEAST_S / max(cold.seconds, _LEAST_S / 1000)
+        return max(QUEUES * cold.lead, 10 * math.ceil(longer * cold.steps / 10))
 
     @property
     def parts_s(self) -> dict[Part, float]:

@@ -34,6 +34,10 @@ class RunOrder:
         self.name = order.name
         self._order, self._batch, self._steps = order, batch, steps
 
+    def of_length(self, steps: int) -> "RunOrder":
+        """Return the beginning of the same run, other many steps of it."""
+        return RunOrder(self._order, self._batch, steps)
+
     def length(self, epoch: int) -> int:  # noqa: ARG002 - there is only one
         """Number of ids."""
         return self._batch * self._steps

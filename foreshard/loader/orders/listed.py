@@ -71,7 +71,7 @@ class ListedOrder:
 
 def _checked(ids: PopulationLike, where: str) -> Population:
     try:
-        listed = Population(ids)
+        listed = Population(ids, f"there are none; list one for {where} at least")
     except ConfigError as error:
         raise ConfigError(f"the ids listed for {where} cannot be read: {error}") from error
     lowest = listed.lowest()

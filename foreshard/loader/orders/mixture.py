@@ -8,9 +8,10 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from foreshard.arguments import number_above_0, whole_number
 from foreshard.errors import ConfigError
 from foreshard.loader.orders.interleave import Interleaving
-from foreshard.loader.orders.protocol import Order
+from foreshard.loader.orders.protocol import Order, check_order
 
 Length = int | Literal["shortest", "longest"]
 
@@ -40,22 +41,27 @@ class MixtureOrder:
     name = "mixture"
 
     def __init__(self, components: Sequence[Order], ratios: Sequence[float], *, length: Length) -> None:
-        self._components, self._ratios = tuple(components), [float(ratio) for ratio in ratios]
-        if not components or len(ratios) != len(components):
-            raise ConfigError(f"{len(components)} components have {len(ratios)} ratios; give one ratio for each")
-        wrong = [ratio for ratio in self._ratios if not 0 < ratio < float("inf")]
-        if wrong:
-            raise ConfigError(f"ratio {wrong[0]} must be above 0 and finite; leave out a component that is not wanted")
+        self._components = tuple(components)
+        for i, component in enumerate(self._components):
+            check_order(component, f"component {i}")
+        if not self._components or len(ratios) != len(self._components):
+            raise ConfigError(f"{len(self._components)} components have {len(ratios)} ratios; give one ratio for each")
+        try:
+            self._ratios = [number_above_0(ratio, "ratio") for ratio in ratios]
+        except ConfigError as error:
+            raise ConfigError(f"{error}; leave out a component that is not wanted") from error
         self._places = Interleaving(self._ratios)
         self._length = self._length_of(length)
         if not 1 <= self._length <= _PLACES:
             raise ConfigError(f"the mixture's length {self._length} must be in 1..2**48; give another length")
         self.fixed = all(component.fixed for component in self._components)
-        self._ends: list[list[int]] = [[0] for _ in components]  # where each epoch of a component ends, 0 before any
+        self._ends: list[list[int]] = [
+            [0] for _ in self._components
+        ]  # where each epoch of a component ends, 0 before any
 
     def _length_of(self, length: Length) -> int:
-        if isinstance(length, int):
-            return length
+        if not isinstance(length, str):
+            return whole_number(length, "length")
         if length not in ("shortest", "longest"):
             raise ConfigError(f"length {length!r} is unknown; give a number of ids, 'shortest' or 'longest'")
         ends = [self._places.exhausts(i, order.length(1)) for i, order in enumerate(self._components)]

@@ -11,6 +11,7 @@ from foreshard.errors import ConfigError
 PopulationLike = ArrayLike | range
 """Sample ids as an integer array or a range, or an int n for the ids 0..n-1."""
 
+_NONE: Final = "the order has no samples: the split is empty; change dataset.splits or read another split"
 _BLOCK: Final = 1 << 20
 _DIGEST_BYTES: Final = 16
 
@@ -24,16 +25,16 @@ class Population:
     Args:
         ids: integers, shape (n,), or a range, or an int n for the ids 0..n-1.
 
+        none: what to say if there are none.
+
     Raises:
         ConfigError: there are none, or they are not a row of integers (a mask, say).
     """
 
-    def __init__(self, ids: PopulationLike) -> None:
+    def __init__(self, ids: PopulationLike, none: str = _NONE) -> None:
         self._ids: range | NDArray[np.signedinteger | np.unsignedinteger] = _as_ids(ids)
         if not len(self._ids):
-            raise ConfigError(
-                "the order has no samples: the split is empty; change dataset.splits or read another split"
-            )
+            raise ConfigError(none)
         self._digest: str | None = None
 
     def __len__(self) -> int:
@@ -68,9 +69,15 @@ class Population:
         """Return the position of each id in a population that ascends; int64, shape (m,).
 
         Raises:
-            ConfigError: an id is not in the population.
+            ConfigError: an id is not in the population, or is no integer.
         """
-        wanted = np.asarray(sample_ids).astype(np.int64)
+        given = np.asarray(sample_ids)
+        if given.dtype.kind not in "iu" and given.size:
+            raise ConfigError(
+                f"sample ids have the type {given.dtype}, the first is {given.ravel()[0]}; give integers (for a mask, "
+                "np.flatnonzero(mask))"
+            )
+        wanted = given.astype(np.int64)
         if isinstance(self._ids, range):
             found = (wanted - self._ids.start) // self._ids.step
         else:

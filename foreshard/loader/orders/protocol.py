@@ -1,9 +1,13 @@
 """What every sample order offers a loader."""
 
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from foreshard.errors import ConfigError
+
+_HAS: Final = ("name", "fixed", "length", "ids", "identity")
 
 
 class Order(Protocol):
@@ -41,3 +45,23 @@ class Order(Protocol):
         the algorithm) and `length`.
         """
         ...
+
+
+def check_order(order: Order, what: str) -> Order:
+    """Return an order, or refuse what is none, such as the ids themselves.
+
+    Args:
+        order: the argument.
+        what: its name, for the error's message.
+
+    Raises:
+        ConfigError: it lacks something that an `Order` has.
+    """
+    given: object = order
+    if isinstance(given, type) or not all(hasattr(given, name) for name in _HAS):
+        kind = f"the class {given.__name__}" if isinstance(given, type) else f"of type {type(given).__name__}"
+        raise ConfigError(
+            f"{what} is {kind}, which is no order; give one, such as UniformOrder(ids, seed=1), or ListedOrder(ids) to "
+            "read ids in the sequence they have"
+        )
+    return order

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from foreshard.arguments import whole_number
 from foreshard.errors import ConfigError
 from foreshard.loader.orders.protocol import Order
 from foreshard.seeding import derive_seed, uniforms
@@ -44,6 +45,9 @@ def shuffle_quality(order: Order, epoch: int, *, batch: int = 64, batches: int =
     Raises:
         ConfigError: batch or batches is below 2, or the epoch is shorter than four batches.
     """
+    epoch, batch, batches = (
+        whole_number(value, name) for value, name in ((epoch, "epoch"), (batch, "batch"), (batches, "batches"))
+    )
     length = order.length(epoch)
     if min(batch, batches) < 2:  # noqa: PLR2004 - neither one sample nor one batch differs from anything
         raise ConfigError(f"batch {batch} and batches {batches} must be at least 2")

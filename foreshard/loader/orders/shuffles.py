@@ -5,7 +5,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from foreshard.errors import ConfigError
+from foreshard.arguments import whole_number
 from foreshard.loader.feistel import IndexPermutation
 from foreshard.loader.orders.population import Population, PopulationLike
 from foreshard.seeding import derive_seed
@@ -51,6 +51,9 @@ class UniformOrder:
     Args:
         population: sample ids, shape (n,), a range, or an int n for the ids 0..n-1.
         seed: the run's seed.
+
+    Raises:
+        ConfigError: there are no ids, or an argument is no integer.
     """
 
     name = "uniform"
@@ -58,7 +61,7 @@ class UniformOrder:
 
     def __init__(self, population: PopulationLike, seed: int) -> None:
         self._population = Population(population)
-        self._seed = seed
+        self._seed = whole_number(seed, "seed")
 
     def length(self, epoch: int) -> int:  # noqa: ARG002
         """Number of ids in an epoch."""
@@ -92,16 +95,18 @@ class BlockShuffleOrder:
         seed: the run's seed.
         block: consecutive samples that stay in one window.
         window: blocks that are shuffled together.
+
+    Raises:
+        ConfigError: there are no ids, an argument is no integer, or a block or a window holds none.
     """
 
     name = "block_shuffle"
     fixed = True
 
     def __init__(self, population: PopulationLike, seed: int, *, block: int = 1024, window: int = 8) -> None:
-        if block < 1 or window < 1:
-            raise ConfigError(f"block {block} and window {window} must be at least 1")
         self._population = Population(population)
-        self._seed, self._block, self._window = seed, block, window
+        self._seed = whole_number(seed, "seed")
+        self._block, self._window = whole_number(block, "block", least=1), whole_number(window, "window", least=1)
 
     def length(self, epoch: int) -> int:  # noqa: ARG002
         """Number of ids in an epoch."""

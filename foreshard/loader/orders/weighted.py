@@ -5,9 +5,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from foreshard.arguments import whole_number
 from foreshard.errors import ConfigError
 from foreshard.loader.orders.population import Population, PopulationLike, digest_of
-from foreshard.loader.orders.protocol import Order
+from foreshard.loader.orders.protocol import Order, check_order
 from foreshard.loader.orders.sampling import InverseSampler, first_of
 from foreshard.seeding import derive_seed, uniforms
 
@@ -34,7 +35,8 @@ class WeightedOrder:
         weights: float64 (n,), read-only; set them by `update_weights`. All are 1 at first.
 
     Raises:
-        ConfigError: the population does not ascend, or `draws` is below 1 or, without replacement, above n.
+        ConfigError: the population does not ascend, a number is no integer, or `draws` is below 1 or, without
+            replacement, above n.
     """
 
     name = "weighted"
@@ -50,14 +52,15 @@ class WeightedOrder:
         first_pass: Order | None = None,
         first_epochs: int = 1,
     ) -> None:
-        if draws < 1:
-            raise ConfigError(f"draws {draws} must be at least 1")
         self._population = Population(population)
         if not self._population.ascends():
             raise ConfigError("the population of a weighted order must be strictly ascending sample ids")
-        self._seed, self._draws, self.replacement = seed, draws, replacement
-        self._first = first_pass
-        self._first_epochs = first_epochs if first_pass is not None else 0
+        self._seed, self._draws = whole_number(seed, "seed"), whole_number(draws, "draws", least=1)
+        self.replacement = bool(replacement)
+        if first_pass is not None:
+            check_order(first_pass, "first_pass")
+        self._first, passes = first_pass, whole_number(first_epochs, "first_epochs", least=0)
+        self._first_epochs = passes if first_pass is not None else 0
         self._set_weights(np.ones(len(self._population)))
 
     def length(self, epoch: int) -> int:
