@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import obstore
 from obstore.store import LocalStore, MemoryStore
 
+from foreshard import forks
 from foreshard.errors import ConfigError, StorageError, UnreachableError
 from foreshard.local import local_root
 from foreshard.retries import Timeouts
@@ -29,7 +30,9 @@ __all__ = ["MULTIPART_BYTES", "ObjectMeta", "ObjectStore", "Timeouts", "Upload",
 class ObjectStore(WritableStore):
     """A bucket or folder with the few operations that foreshard builds on.
 
-    Open one with `ObjectStore.open`. Instances may be shared by threads, but not carried over a fork.
+    Open one with `ObjectStore.open`. Instances may be shared by threads, but not carried over a fork: a process that
+    was forked after its parent had used any store can use none, and is told so (`foreshard.forks`). Ranges of objects
+    in a local folder are the exception: those are read without obstore.
     """
 
     @classmethod
@@ -53,10 +56,18 @@ class ObjectStore(WritableStore):
             timeouts: for `s3://`, the deadlines of requests.
 
         Raises:
-            ConfigError: the URL's scheme is unknown, its bucket is missing or it holds credentials.
+            ConfigError: the URL's scheme is unknown, its bucket is missing or it holds credentials, or this process was
+                forked from one that had used a store.
             UnreachableError: the endpoint does not answer or has no such bucket, or the folder cannot be made.
             AccessDeniedError: there are no credentials, or they were refused.
         """
+        forks.check(url)
+        return cls._connect(url, endpoint, region, must_exist=must_exist, timeouts=timeouts or Timeouts())
+
+    @classmethod
+    def _connect(
+        cls, url: str, endpoint: str | None, region: str, *, must_exist: bool, timeouts: Timeouts
+    ) -> "ObjectStore":
         parts = urlsplit(url)
         if "@" in parts.netloc or parts.query or parts.fragment:
             raise ConfigError(
@@ -69,21 +80,25 @@ class ObjectStore(WritableStore):
             return cls(url, LocalStore(local_root(url, parts, must_exist=must_exist), mkdir=True))
         if parts.scheme == "s3" and parts.netloc:
             address = S3Address.resolve(parts.netloc, parts.path, endpoint, region)
-            return cls._open_s3(url, address, timeouts or Timeouts())
+            return cls._open_s3(url, address, timeouts)
         raise ConfigError(f"store URL {url!r} is not usable: give file:///folder, s3://bucket/prefix or memory://")
 
     @classmethod
     def _open_s3(cls, url: str, address: S3Address, timeouts: Timeouts) -> "ObjectStore":
-        quick = timeouts.for_opening()
-        probe = cls(url, address.connect(quick), address, timeouts=quick)
+        if not forks.lost():
+            cls._probe(url, address, timeouts.for_opening())
+        # Two clients, as an upload is silent until it is answered, while a read that is silent for so long is lost.
+        return cls(url, address.connect(timeouts), address, address.connect(timeouts, patient=True), timeouts)
+
+    @classmethod
+    def _probe(cls, url: str, address: S3Address, timeouts: Timeouts) -> None:
+        probe = cls(url, address.connect(timeouts), address, timeouts=timeouts)
         try:
             probe._attempt("(opening)", lambda: next(iter(obstore.list(probe._store, chunk_size=1)), None))
         except StorageError as error:
             if type(error) is not StorageError:
                 raise
             raise UnreachableError(f"{error}; check that the endpoint is an S3 server and the bucket's name") from error
-        # Two clients, as an upload is silent until it is answered, while a read that is silent for so long is lost.
-        return cls(url, address.connect(timeouts), address, address.connect(timeouts, patient=True), timeouts)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Let another process open the same place, with the credentials of its own environment.
@@ -93,7 +108,13 @@ class ObjectStore(WritableStore):
         """
         if isinstance(self._store, MemoryStore):
             raise ConfigError(f"{self.url} cannot be opened by another process; use a file:// or s3:// store")
-        return _reopen, (self.url, self.endpoint, self.timeouts)
+        return ObjectStore._reopen, (self.url, self.endpoint, self.timeouts)
+
+    @classmethod
+    def _reopen(cls, url: str, endpoint: str | None, timeouts: Timeouts) -> "ObjectStore":
+        # A forked process may hand the store on, and refuses it only when it is used: where unpickling fails, a pool of
+        # processes never answers.
+        return cls._connect(url, endpoint, "us-east-1", must_exist=False, timeouts=timeouts)
 
     # -- unfinished uploads ---------------------------------------------------------------------------
     def uploads(self, prefix: str) -> list[Upload]:
@@ -135,7 +156,3 @@ class ObjectStore(WritableStore):
         from pyarrow import fs
 
         return fs.LocalFileSystem()
-
-
-def _reopen(url: str, endpoint: str | None, timeouts: Timeouts) -> ObjectStore:
-    return ObjectStore.open(url, endpoint=endpoint, timeouts=timeouts)

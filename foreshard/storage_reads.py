@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import obstore
 from obstore.store import LocalStore, MemoryStore, S3Store
 
+from foreshard import forks
 from foreshard.direct import URL_LIFE, DirectReads, FileReads, HttpReads
 from foreshard.errors import ObjectNotFoundError, StorageError
 from foreshard.local import LOCKS, local_file, read_range
@@ -150,7 +151,12 @@ class ReadableStore:
         store = self._store
         if not isinstance(store, S3Store) or self._s3 is None or not self._s3.plain_http:
             return None
-        return HttpReads(lambda key: obstore.sign(store, "GET", key, timedelta(seconds=URL_LIFE)), self.timeouts)
+
+        def sign(key: str) -> str:
+            forks.enter(self.url)
+            return obstore.sign(store, "GET", key, timedelta(seconds=URL_LIFE))
+
+        return HttpReads(sign, self.timeouts)
 
     def head(self, key: str) -> ObjectMeta | None:
         """Return what a listing would tell of an object, or None where there is none."""
@@ -184,6 +190,7 @@ class ReadableStore:
     # -- inside ---------------------------------------------------------------------------------------
     def _attempt(self, key: str, work: Callable[[], T]) -> T:
         """Do work on an object with the retries that S3 needs, its errors told in foreshard's words."""
+        forks.enter(self.url)
         with translated(key, self.url, self._s3):
             return work() if self.local else retrying(work, self.timeouts)
 

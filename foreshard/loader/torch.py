@@ -21,10 +21,12 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info  # noq
 from foreshard.errors import ConfigError
 from foreshard.keys import LayoutRef
 from foreshard.loader.batch import Batch
+from foreshard.loader.one_loop import OneLoop
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.order import Order
 from foreshard.loader.torch_dataset import TorchDataset, distributed_place
 from foreshard.loader.torch_tensors import to_tensors
+from foreshard.loader.torch_workers import dead_workers, end_workers, watch_workers
 from foreshard.shards.repository import Repository
 
 __all__ = ["StatefulDataLoader", "TorchDataset", "data_loader", "distributed_place", "to_tensors"]
@@ -94,6 +96,7 @@ class StatefulDataLoader(DataLoader[Any]):
                 "threads of its own in any case"
             )
         self.source = dataset
+        self._loops = OneLoop()
         self._notice = None
         if num_workers and persistent_workers:
             folder = Path(tempfile.mkdtemp(prefix="foreshard-workers-"))
@@ -122,38 +125,70 @@ class StatefulDataLoader(DataLoader[Any]):
 
         Raises:
             ForeshardError: as `Loader` does.
-            RuntimeError: a worker died, or sent nothing in time.
+            RuntimeError: a worker died, or sent nothing in time. The next loop starts other workers, and goes on where
+                this one was.
         """
+        loop = self._loops.begin()
+        batches: Any = None
+        try:
+            if dead_workers(self._iterator):
+                self._end_workers()
+            self._tell_workers()
+            batches = super().__iter__()
+            watch_workers(batches)
+            yield from self._received(batches, loop)
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            # A worker that dies while a batch is on its way breaks the connection that it is sent through.
+            dead = dead_workers(batches, 0.2) if isinstance(error, OSError | EOFError) else []
+            # Workers that have died, hang or were interrupted are of no use to the next loop: it would wait for them.
+            self._end_workers()
+            end_workers(batches)
+            if dead:
+                raise RuntimeError(f"DataLoader worker (pid(s) {', '.join(dead)}) exited unexpectedly") from error
+            raise
+        finally:
+            self._loops.end(loop)
+
+    def _tell_workers(self) -> None:
+        """Write down, for workers that live on, where the next loop begins."""
         if self._notice is not None:
             order = None if self.source.order.fixed else self.source.order
             partial = self._notice.with_suffix(".partial")
             partial.write_bytes(pickle.dumps((self.source.state_dict(), order)))
             partial.replace(self._notice)
+
+    def _received(self, batches: Iterator[Any], loop: object) -> Generator[Any]:
+        """Yield a loop's items and count them."""
         expected: tuple[int, int] | None = None
-        batches = super().__iter__()
-        try:
-            for item, (epoch, step, run) in batches:
-                assert expected in (None, (epoch, step)), f"{(epoch, step)} came instead of {expected}"
-                expected = epoch, step + 1
-                self.source.received(epoch, step, run)
-                yield item
-        except (OSError, EOFError) as error:
-            # A worker that dies while a batch is on its way breaks the connection that it is sent through.
-            dead = _dead_workers(batches)
-            if not dead:
-                raise
-            raise RuntimeError(f"DataLoader worker (pid(s) {', '.join(dead)}) exited unexpectedly") from error
+        for item, (epoch, step, run) in batches:
+            assert expected in (None, (epoch, step)), f"{(epoch, step)} came instead of {expected}"
+            expected = epoch, step + 1
+            self.source.received(epoch, step, run)
+            yield item
+            self._loops.check(loop)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the training loop stands; see `TorchDataset.state_dict`."""
         return self.source.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state with the next iteration; see `TorchDataset.load_state_dict`."""
+        """Continue from a state with the next iteration; see `TorchDataset.load_state_dict`.
+
+        Raises:
+            ConfigError: it is no state, or this loader is being iterated.
+        """
+        self._loops.check_idle()
         self.source.load_state_dict(state)
 
     def set_epoch(self, epoch: int) -> None:
-        """Start the given epoch (from 1) with the next iteration."""
+        """Start the given epoch (from 1) with the next iteration.
+
+        Raises:
+            ConfigError: there is no such epoch, or this loader is being iterated.
+        """
+        self._loops.check_idle()
         self.source.set_epoch(epoch)
 
     def report(self) -> str:
@@ -161,12 +196,15 @@ class StatefulDataLoader(DataLoader[Any]):
         return self.source.report()
 
     def close(self) -> None:
-        """End the workers, or what reads in this process."""
-        iterator: Any = self._iterator
-        self._iterator = None
-        if iterator is not None:
-            iterator._shutdown_workers()  # noqa: SLF001 - the DataLoader has no public way
+        """End the workers, or what reads in this process, and the loop that may be under way."""
+        self._loops.end()
+        self._end_workers()
         self.source.close()
+
+    def _end_workers(self) -> None:
+        """End the workers that live on; the next loop starts others."""
+        iterator, self._iterator = self._iterator, None
+        end_workers(iterator)
 
 
 def data_loader(
@@ -199,13 +237,6 @@ def data_loader(
 
 def _patience(options: LoaderOptions, timeout: float | None) -> float:
     return 2 * options.timeout + _STARTING_S if timeout is None else timeout
-
-
-def _dead_workers(batches: Any) -> list[str]:  # noqa: ANN401 - the DataLoader's iterator
-    workers = getattr(batches, "_workers", ())
-    for worker in workers:
-        worker.join(0.2)  # whose connection broke a moment ago may not be counted as dead yet
-    return [str(worker.pid) for worker in workers if worker.exitcode]
 
 
 def _as_it_is(item: Any) -> Any:  # noqa: ANN401

@@ -19,6 +19,7 @@ from foreshard.loader.described import DirectReader, LoaderDescription, Turn
 from foreshard.loader.epochs import EpochReport
 from foreshard.loader.forked import ForkedReader
 from foreshard.loader.loader import Loader
+from foreshard.loader.one_loop import OneLoop
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.order import Order
 from foreshard.loader.torch_tensors import to_tensors
@@ -103,6 +104,7 @@ class TorchDataset(IterableDataset[Any]):
         self._run: dict[str, Any] = {}
         self._loaded: dict[str, Any] | None = None
         self._pid = os.getpid()
+        self._loops = OneLoop()  # in this process, where no worker reads
         self._reader: DirectReader | ForkedReader | None = None
         self._inherited: object = None
         self._reports = WorkerReports()
@@ -169,13 +171,19 @@ class TorchDataset(IterableDataset[Any]):
         if order is not None:
             self.order = order
         state = self.state_dict()
-        reader = self._open()
+        reader, loop = self._open(), None
         epoch = state["epoch"]
-        for batch, run in reader.read(Turn(state, worker, workers, order)):
-            item = self._transform(batch)
-            if not info:
-                self.received(batch.epoch, batch.step, run)
-            yield item, (batch.epoch, batch.step, run)
+        if not info:
+            loop = self._loops.begin()
+        try:
+            for batch, run in reader.read(Turn(state, worker, workers, order)):
+                item = self._transform(batch)
+                if not info:
+                    self.received(batch.epoch, batch.step, run)
+                yield item, (batch.epoch, batch.step, run)
+        finally:
+            if loop is not None:
+                self._loops.end(loop)
         if info:
             self.set_epoch(epoch + 1)
 
@@ -204,6 +212,7 @@ class TorchDataset(IterableDataset[Any]):
 
     def close(self) -> None:
         """Stop what reads in this process, and free its memory; the dataset may be used again."""
+        self._loops.end()
         if self._reader is not None and self._reader_pid == os.getpid():
             self._reader.close()
             self._reader = None
@@ -232,8 +241,9 @@ class TorchDataset(IterableDataset[Any]):
         Whether it is a state of this order and dataset is checked when the layout is open, before the first batch.
 
         Raises:
-            ConfigError: it is no state.
+            ConfigError: it is no state, or this process is reading.
         """
+        self._loops.check_idle()
         epoch, step = state.get("epoch"), state.get("step")
         whole = step == 0 or "fingerprint" in state
         if not isinstance(epoch, int) or not isinstance(step, int) or epoch < 1 or step < 0 or not whole:
@@ -246,8 +256,9 @@ class TorchDataset(IterableDataset[Any]):
         """Start the given epoch (from 1) at its first step next.
 
         Raises:
-            ConfigError: there is no such epoch.
+            ConfigError: there is no such epoch, or this process is reading.
         """
+        self._loops.check_idle()
         if epoch < 1:
             raise ConfigError(f"epoch {epoch} must be at least 1")
         self._loaded = None
@@ -272,7 +283,7 @@ class TorchDataset(IterableDataset[Any]):
         """Let another process read: it opens the store when it is asked for its first batch, not before."""
         repository = self._repository
         raw = repository if isinstance(repository, bytes) else pickle.dumps(repository)
-        return {**self.__dict__, "_repository": raw, "_reader": None, "_inherited": None}
+        return {**self.__dict__, "_repository": raw, "_reader": None, "_inherited": None, "_loops": OneLoop()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
