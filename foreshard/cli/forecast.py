@@ -31,12 +31,20 @@ def _column(name: str, what: str) -> OptionInfo:
 def forecast(  # noqa: PLR0913 - a command's options
     log: Annotated[
         Path,
-        typer.Argument(help="A file or a folder of files of one format, compressed or not.", show_default=False),
+        typer.Argument(
+            help="A file, or a folder of files of one format: DFTracer, CSV, Parquet, oracleGeneral or LIS, all but "
+            "Parquet packed by gzip or zstd or not.",
+            show_default=False,
+        ),
     ],
     *,
     format: Annotated[  # noqa: A002 - the word of the command line
         str | None,
-        typer.Option("--format", help="Its format; told by its name if left out.", rich_help_panel=_LOG),
+        typer.Option(
+            "--format",
+            help="dftracer, csv, parquet, oraclegeneral or lis; told by its name if left out.",
+            rich_help_panel=_LOG,
+        ),
     ] = None,
     windows: Annotated[
         int | None,

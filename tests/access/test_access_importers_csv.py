@@ -274,6 +274,20 @@ def test_blanks_around_values_and_names_are_no_part_of_them(csv, quoted):
     assert got.report.findings == ()
 
 
+PADDING = st.sampled_from(["", " ", "  ", "\t", " \t"])
+
+
+@given(st.lists(st.tuples(PADDING, st.sampled_from(["a", "b c", "d  e"]), PADDING), min_size=1, max_size=5))
+def test_blanks_count_nowhere_whether_lines_are_parted_together_or_one_by_one(tmp_path_factory, cells):
+    path = tmp_path_factory.getbasetemp() / "blanks.csv"
+    for last in (True, False):
+        lines = [f"1,{before}{name}{behind}" if last else f"{before}{name}{behind},1" for before, name, behind in cells]
+        header = "x,key" if last else "key,x"
+        for quoted in ([], ['"1","1"']):
+            got = load(path, "\n".join([header, *lines, *quoted]) + "\n", object_type="text")
+            assert asked(got) == [name for _, name, _ in cells] + ["1"] * len(quoted)
+
+
 def test_a_field_of_a_line_that_may_be_read_is_read(csv):
     long = "x" * (log_files.LINE_BYTES - 100)
     got = load(csv, f'key,agent\n1,"a"\n2,{long}\n3,"{long}"\n')

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from import_world import asked, reasons
 
 from foreshard.access.importers import import_trace
-from foreshard.access.importers.parquet_rows import DAMAGED
+from foreshard.access.importers.parquet_rows import DAMAGED, _decoded
 from foreshard.access.importers.row_checks import RowChecker
 from foreshard.errors import LogError
 
@@ -179,6 +179,28 @@ def test_rows_with_dates_that_python_cannot_hold_are_quoted(file):
     got = load(file, {"time": far, "key": [5, 6, 7]})
     assert asked(got) == [5, 7]
     assert reasons(got.report) == {"time unreadable": 1}
+
+
+@pytest.mark.parametrize("kind", [pa.date32(), pa.date64(), pa.time32("s"), pa.time64("ns"), pa.duration("ns")])
+def test_rows_with_any_time_are_quoted(file, kind):
+    large = {"date32[day]": 2**30, "date64[ms]": 86_400_000 * 10**9}.get(str(kind), 1)
+    base = pa.array([1, large], pa.int32() if kind.bit_width == 32 else pa.int64())
+    got = load(file, {"time": base.cast(kind), "key": [5, -6]})
+    assert "'object': -6" in got.report.findings[0].examples[0].value
+
+
+def test_a_row_group_without_rows_is_nothing(file):
+    with pq.ParquetWriter(file, pa.schema({"key": pa.int64()})) as writer:
+        for keys in ([1], [], [2]):
+            writer.write_table(pa.table({"key": pa.array(keys, pa.int64())}))
+    assert asked(import_trace(file)) == [1, 2]
+
+
+def test_a_damaged_dictionary_is_damage():
+    keys = pa.DictionaryArray.from_arrays(pa.array([0, 7], pa.int32()), pa.array(["a", "b"]), safe=False)
+    with pytest.raises(pa.ArrowException):
+        _decoded(keys)
+    assert _decoded(keys.slice(0, 1)).to_pylist() == ["a"]
 
 
 @pytest.mark.parametrize("kind", [pa.date32(), pa.date64()])

@@ -104,6 +104,14 @@ def test_block_logs_are_forecast_too(tmp_path, suffix):
     assert [row["object"] for row in found["ranking"]] == ["0", "1", "2"]
 
 
+def test_the_help_names_all_formats():
+    from foreshard.access.importers import FORMATS
+
+    shown = " ".join(run("forecast", "--help").output.replace("│", " ").split())
+    assert all(name in shown for name in FORMATS)
+    assert "gzip or zstd" in shown
+
+
 def test_what_an_object_is_may_be_said(tmp_path):
     rows = [(epoch, f"{i % 5:02d}" if i % 2 else f"{i % 5}") for epoch in range(4) for i in range(20)]
     path = write_csv(tmp_path / "log.csv", rows)

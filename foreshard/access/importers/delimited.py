@@ -142,11 +142,18 @@ def _quoted(line: str, delimiter: str) -> list[str] | None:
 
 
 def _padded(block: bytes, delimiter: str) -> bool:
-    """Return whether any field may begin or end with a blank."""
-    mark = delimiter.encode()
-    blanks = [blank.encode() for blank in _BLANKS if blank != delimiter and blank.encode() in block]
-    beside = (mark, b"\n")
-    return any(block.startswith(b) or any(b + end in block or end + b in block for end in beside) for b in blanks)
+    """Return whether any field begins or ends with a blank."""
+    data = np.frombuffer(block, np.uint8)
+    for blank in _BLANKS:
+        if blank == delimiter or blank.encode() not in block:
+            continue
+        at = np.flatnonzero(data == ord(blank))
+        if at[0] == 0 or at[-1] == len(data) - 1:
+            return True
+        for beside in (data[at - 1], data[at + 1]):
+            if ((beside == ord(delimiter)) | (beside == ord("\n"))).any():
+                return True
+    return False
 
 
 def _stripped(column: Column) -> Column:

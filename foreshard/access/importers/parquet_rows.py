@@ -1,7 +1,7 @@
 """Imports Parquet: a row a request."""
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,14 +34,16 @@ def import_parquet(
     for log in files:
         try:
             file = pq.ParquetFile(log.path)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # names of columns are decoded
             raise LogError(f"log {str(log.path)!r} cannot be read as Parquet ({error}); give a whole file") from error
         with file:
-            _read(file, log.name, options, checker, quarantine)
+            for rows in _read(file, log.name, options, quarantine):
+                checker.check(log.name, rows)
     return checker.used
 
 
-def _read(file: pq.ParquetFile, name: str, options: Options, checker: RowChecker, quarantine: Quarantine) -> None:
+def _read(file: pq.ParquetFile, name: str, options: Options, quarantine: Quarantine) -> Iterator[Rows]:
+    """Yield a file's rows; what whoever takes them raises is not seen here, and so not taken for damage."""
     names = file.schema_arrow.names
     wanted: dict[Role, str] = {role: names[place] for role, place in choose_columns(names, options, name).items()}
     for role, column in wanted.items():
@@ -52,18 +54,24 @@ def _read(file: pq.ParquetFile, name: str, options: Options, checker: RowChecker
     for group in range(file.num_row_groups):
         end = row + file.metadata.row_group(group).num_rows
         batches = file.iter_batches(BATCH_ROWS, [group], columns=list(dict.fromkeys(wanted.values())))
-        while True:
-            # Only reading may fail: what a check raises is no damage of the file.
-            try:
-                batch = next(batches, None)
-            except (pa.ArrowException, OSError) as error:
-                quarantine.drop(DAMAGED, name, f"rows {row}..{end - 1}", str(error), count=max(end - row, 1))
-                break
-            if batch is None:
-                break
-            checker.check(name, _rows({role: batch.column(at) for role, at in wanted.items()}, wanted, row))
-            row += batch.num_rows
+        try:
+            while (columns := _next(batches, wanted)) is not None:
+                checked = _rows(columns, wanted, row)
+                row += len(columns["object"])
+                yield checked
+        except (pa.ArrowException, OSError) as error:
+            quarantine.drop(DAMAGED, name, f"rows {row}..{end - 1}", str(error), count=max(end - row, 1))
         row = end
+
+
+def _next(batches: Iterator[Any], wanted: Mapping[Role, str]) -> dict[Role, Column] | None:
+    batch = next(batches, None)
+    return None if batch is None else {role: _decoded(batch.column(name)) for role, name in wanted.items()}
+
+
+def _decoded(column: Column) -> Column:
+    """Return a column without dictionary, whose indices may be damaged like anything else."""
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
 
 def _rows(columns: dict[Role, Column], names: dict[Role, str], first: int) -> Rows:
@@ -75,8 +83,8 @@ def _rows(columns: dict[Role, Column], names: dict[Role, str], first: int) -> Ro
 
 def _scalar(column: Column, row: int) -> object:
     one = plain(column.slice(row, 1))
-    if pa.types.is_timestamp(one.type) or pa.types.is_duration(one.type) or pa.types.is_time64(one.type):
-        one = one.cast(pa.int64())  # Python has no nanoseconds, and may lack the time zone
+    if pa.types.is_temporal(one.type):  # Python has no nanoseconds, no years beyond 9999, and may lack the time zone
+        one = one.cast(pa.int32() if one.type.bit_width == 32 else pa.int64())  # noqa: PLR2004
     if pa.types.is_string(one.type):
         raw = one.cast(pa.binary())[0].as_py()  # it need not be UTF-8
         return None if raw is None else raw.decode("utf-8", "backslashreplace")
