@@ -32,8 +32,8 @@ def forecast(  # noqa: PLR0913 - a command's options
     log: Annotated[
         Path,
         typer.Argument(
-            help="A file, or a folder of files of one format: DFTracer, CSV, Parquet, oracleGeneral or LIS, all but "
-            "Parquet packed by gzip or zstd or not.",
+            help="A file, or a folder of files of one format: DFTracer, CSV, Parquet, oracleGeneral or LIS; all but "
+            "Parquet may be packed by gzip or zstd.",
             show_default=False,
         ),
     ],
@@ -119,8 +119,9 @@ def forecast(  # noqa: PLR0913 - a command's options
     every forecaster predicts the newest ones from those before and is scored beside baselines; the chosen one then
     ranks all objects. Where there is nothing to predict, as in shuffled epochs, it says so.
 
-    With --out it writes ranked.parquet, scores.parquet, policy.json, import.json, quarantine.jsonl (records of the log
-    that were left out), plots, and report.html, which shows all of it and needs no other file.
+    With --out it writes ranked.parquet, pins.parquet (what to pin, if anything), scores.parquet, policy.json,
+    import.json, quarantine.jsonl (records of the log that were left out), plots, and report.html, which shows all of
+    it and needs no other file.
     """
     given = {"object": object_column, "time": time_column, "epoch": epoch_column, "size": size_column}
     named: dict[str, object] = {f"{name}_column": column for name, column in given.items()}

@@ -93,6 +93,7 @@ def import_json(study: Study) -> dict[str, Any]:
     return {
         "format": report.format,
         "files": list(report.files),
+        "columns": dict(report.columns),
         "requests": report.requests,
         "objects": len(trace.names),
         "windows": trace.windows,

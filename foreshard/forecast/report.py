@@ -13,7 +13,7 @@ from foreshard.simulate.caches import KEEP
 from foreshard.simulate.shadow import POLICIES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from foreshard.access.importers import Finding, Report
     from foreshard.access.trace import Trace
@@ -65,12 +65,18 @@ def read_section(trace: "Trace", report: "Report") -> Section:
     shown = [
         ("format", report.format),
         ("files", f"{len(report.files):,}: {', '.join(map(printable, report.files[:3]))}{more}"),
+        *_columns_used(report.columns),
         ("requests", f"{requests:,} for {len(trace.names):,} objects"),
         ("sizes", f"{float(sizes.sum()) / 1e6:,.1f} MB in all" if (sizes > 1).any() else "not told: all count alike"),
         ("windows", cut),
         ("left out", f"{report.quarantined:,} records" if report.quarantined else "nothing"),
     ]
     return Section("What was read", facts=shown, grid=_findings(report.findings))
+
+
+def _columns_used(columns: "Mapping[str, str]") -> "list[tuple[str, str]]":
+    used = ", ".join(f"{role} from {printable(name)}" for role, name in columns.items())
+    return [("columns", used)] if used else []
 
 
 def _findings(findings: "Sequence[Finding]") -> Grid | None:
