@@ -24,7 +24,8 @@ from foreshard.loader.batch import Batch
 from foreshard.loader.one_loop import OneLoop
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.order import Order
-from foreshard.loader.torch_dataset import TorchDataset, distributed_place
+from foreshard.loader.torch_dataset import TorchDataset
+from foreshard.loader.torch_place import distributed_place
 from foreshard.loader.torch_tensors import to_tensors
 from foreshard.loader.torch_workers import dead_workers, end_workers, watch_workers
 from foreshard.shards.repository import Repository
@@ -47,11 +48,13 @@ class _Counted(IterableDataset[Any]):
         self.dataset, self._notice = dataset, notice
 
     def __iter__(self) -> Generator[Any]:
-        order = None if self.dataset.order.fixed else self.dataset.order
+        order = None
         if self._notice is not None and get_worker_info():
-            state, sent = pickle.loads(self._notice.read_bytes())  # noqa: S301 - in a folder of our own
-            order = sent or order
+            state, order = pickle.loads(self._notice.read_bytes())  # noqa: S301 - in a folder of our own
+            self.dataset.order = order or self.dataset.order
             self.dataset.load_state_dict(state)
+        elif get_worker_info():
+            order = self.dataset.changing_order()
         yield from self.dataset.read(order)
 
 
@@ -152,9 +155,9 @@ class StatefulDataLoader(DataLoader[Any]):
             self._loops.end(loop)
 
     def _tell_workers(self) -> None:
-        """Write down, for workers that live on, where the next loop begins."""
+        """Keep the epoch's order and write down, for workers that live on, where the next loop begins."""
+        order = self.source.changing_order()
         if self._notice is not None:
-            order = None if self.source.order.fixed else self.source.order
             partial = self._notice.with_suffix(".partial")
             partial.write_bytes(pickle.dumps((self.source.state_dict(), order)))
             partial.replace(self._notice)
@@ -168,6 +171,11 @@ class StatefulDataLoader(DataLoader[Any]):
             self.source.received(epoch, step, run)
             yield item
             self._loops.check(loop)
+
+    @property
+    def epoch_order(self) -> Order:
+        """The current epoch's order, as `Loader.epoch_order`."""
+        return self.source.epoch_order
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the training loop stands; see `TorchDataset.state_dict`."""
