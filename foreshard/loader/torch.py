@@ -24,6 +24,7 @@ from foreshard.loader.batch import Batch
 from foreshard.loader.one_loop import OneLoop
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.order import Order
+from foreshard.loader.sending import UNSENT, name_unsent, pickled
 from foreshard.loader.torch_dataset import TorchDataset
 from foreshard.loader.torch_place import distributed_place
 from foreshard.loader.torch_tensors import to_tensors
@@ -128,6 +129,7 @@ class StatefulDataLoader(DataLoader[Any]):
 
         Raises:
             ForeshardError: as `Loader` does.
+            ConfigError: the order or the transform cannot be sent to workers.
             RuntimeError: a worker died, or sent nothing in time. The next loop starts other workers, and goes on where
                 this one was.
         """
@@ -148,6 +150,8 @@ class StatefulDataLoader(DataLoader[Any]):
             # Workers that have died, hang or were interrupted are of no use to the next loop: it would wait for them.
             self._end_workers()
             end_workers(batches)
+            if batches is None and isinstance(error, UNSENT):  # the workers were not started
+                name_unsent(error, order=self.source.order, transform=self.source.transform)
             if dead:
                 raise RuntimeError(f"DataLoader worker (pid(s) {', '.join(dead)}) exited unexpectedly") from error
             raise
@@ -159,7 +163,7 @@ class StatefulDataLoader(DataLoader[Any]):
         order = self.source.changing_order()
         if self._notice is not None:
             partial = self._notice.with_suffix(".partial")
-            partial.write_bytes(pickle.dumps((self.source.state_dict(), order)))
+            partial.write_bytes(pickled((self.source.state_dict(), order), order=order))
             partial.replace(self._notice)
 
     def _received(self, batches: Iterator[Any], loop: object) -> Generator[Any]:

@@ -76,7 +76,7 @@ class TorchDataset(IterableDataset[Any], Standing):
                 "layout, and the current one may change between the ranks' looks at it"
             )
         self._repository: Repository | bytes = repository
-        self._split, self._layout, self._transform = split, layout, transform
+        self._split, self._layout, self.transform = split, layout, transform
         self.order, self.options = order, options
         self._run: dict[str, Any] = {}
         self._loaded: dict[str, Any] | None = None
@@ -156,7 +156,7 @@ class TorchDataset(IterableDataset[Any], Standing):
             loop = self._loops.begin()
         try:
             for batch, run in reader.read(Turn(state, worker, workers, order)):
-                item = self._transform(batch)
+                item = self.transform(batch)
                 if not info:
                     self.received(batch.epoch, batch.step, run)
                 yield item, (batch.epoch, batch.step, run)
