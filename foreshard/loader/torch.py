@@ -7,11 +7,7 @@
 Nothing here runs a collective, initialises a process group, or opens a store in a process that does not read.
 """
 
-import os
 import pickle
-import shutil
-import tempfile
-import weakref
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +20,7 @@ from foreshard.loader.batch import Batch
 from foreshard.loader.one_loop import OneLoop
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.order import Order
+from foreshard.loader.scratch import scratch_folder
 from foreshard.loader.sending import UNSENT, name_unsent, pickled
 from foreshard.loader.torch_dataset import TorchDataset
 from foreshard.loader.torch_place import distributed_place
@@ -103,9 +100,7 @@ class StatefulDataLoader(DataLoader[Any]):
         self._loops = OneLoop()
         self._notice = None
         if num_workers and persistent_workers:
-            folder = Path(tempfile.mkdtemp(prefix="foreshard-workers-"))
-            self._notice = folder / "next"
-            weakref.finalize(self, _remove, folder, os.getpid())
+            self._notice = scratch_folder(self, "workers") / "next"
         super().__init__(
             _Counted(dataset, self._notice),
             batch_size=None,
@@ -253,8 +248,3 @@ def _patience(options: LoaderOptions, timeout: float | None) -> float:
 
 def _as_it_is(item: Any) -> Any:  # noqa: ANN401
     return item
-
-
-def _remove(folder: Path, pid: int) -> None:
-    if os.getpid() == pid:  # not in a process that was forked from it
-        shutil.rmtree(folder, ignore_errors=True)
