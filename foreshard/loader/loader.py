@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from foreshard.errors import ConfigError, DeadlineError
 from foreshard.keys import LayoutRef
+from foreshard.loader.closing import Closing
 from foreshard.loader.corrupt import Substitution
 from foreshard.loader.epoch_order import Standing
 from foreshard.loader.haste import Ending
@@ -32,14 +33,14 @@ _WARM_SHARE: Final = 0.9
 """Of the memory: the rest is for what the first steps need beside what the forecast expects."""
 
 
-class Loader(Observed, Standing):
-    """Reads a dataset in a fixed order, whatever layout its bytes have.
+class Loader(Observed, Standing, Closing):
+    """Reads a dataset in a fixed order, whatever layout its bytes have. Use it in a `with` block, or `close` it.
 
     No thread runs before the first batch is asked for (or `warm`), and no collective ever. A process forked afterwards
     may go on reading from a local folder, with threads and memory of its own; the clients of other stores do not
     survive a fork, so reading there is refused. A loader can move to a newer layout (`refresh`) without changing the
-    order. `last_epoch` tells how the last epoch went, and is set before its last batch is handed out; `monitor`
-    takes the figures of all epochs, which `report`, `live` and `prometheus` show (see `Observed`).
+    order. `last_epoch` tells how the last epoch went, and is set before its last batch is handed out; `report`,
+    `live` and `prometheus` show the figures of all epochs (see `Observed`).
 
     Args:
         repository: the dataset's repository.
@@ -195,8 +196,7 @@ class Loader(Observed, Standing):
 
     def _begin(self) -> Loop:
         epoch, progress = self._epoch, self._progress
-        cache = self._held.schedules
-        order = self.begin_epoch()
+        order, cache = self.begin_epoch(), self._held.schedules
         schedule = EpochSchedule(order.order, self.manifest, self.options, split=self._split, epoch=epoch, cache=cache)
         if progress is None or progress.epoch != epoch:
             progress = begin_epoch(self.repository, self.options, self.layout, epoch, schedule.steps)

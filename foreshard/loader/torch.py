@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info  # noq
 from foreshard.errors import ConfigError
 from foreshard.keys import LayoutRef
 from foreshard.loader.batch import Batch
+from foreshard.loader.closing import Closing
 from foreshard.loader.one_loop import OneLoop
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.order import Order
@@ -56,11 +57,11 @@ class _Counted(IterableDataset[Any]):
         yield from self.dataset.read(order)
 
 
-class StatefulDataLoader(DataLoader[Any]):
+class StatefulDataLoader(DataLoader[Any], Closing):
     """A DataLoader whose state is what the training loop has received, whatever its workers have read ahead.
 
     Every iteration yields the rest of an epoch and then moves to the next. One loop at a time; one that is left in the
-    middle of an epoch goes on there.
+    middle of an epoch goes on there. Use it in a `with` block, or `close` it.
 
     Args:
         dataset: what to read.
