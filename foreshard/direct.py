@@ -110,6 +110,11 @@ class HttpReads:
         for connection in idle:
             connection.close()
 
+    def __del__(self) -> None:
+        # Of a store's reader that was forgotten. Without the lock, which a forked child may have found held.
+        for connection in self._idle:
+            connection.close()
+
     def _get(self, key: str, start: int, targets: Sequence[memoryview]) -> str | None:
         """Return what is wrong, or None."""
         url = urlsplit(self._url(key))

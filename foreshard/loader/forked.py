@@ -26,6 +26,7 @@ import pyarrow as pa
 from foreshard.errors import ConfigError, DeadlineError, StorageError
 from foreshard.loader.batch import Batch
 from foreshard.loader.described import DirectReader, LoaderDescription, Turn
+from foreshard.loader.sending import pickled
 
 _BOOT: Final = """
 import json, sys
@@ -55,12 +56,12 @@ class ForkedReader:
         description: the loader.
 
     Raises:
-        ConfigError: other processes cannot open the loader's store.
+        ConfigError: other processes cannot open the loader's store, or its order cannot be sent to them.
     """
 
     def __init__(self, description: LoaderDescription) -> None:
         self._wait = 2 * description.options.timeout + _OPENING_S
-        raw = pickle.dumps(description)
+        raw = pickled(description, order=description.order)
         mine, theirs = socket.socketpair()
         with theirs:
             handle = theirs.fileno()
@@ -82,7 +83,7 @@ class ForkedReader:
         """
         if self._asked:  # by a loop that was left
             self._receive()
-        self._send(_START, pickle.dumps(turn))
+        self._send(_START, pickled(turn, order=turn.order))
         self._ask()
         while True:
             kind, meta, body = self._receive()

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from foreshard.errors import ConfigError, DeadlineError
 from foreshard.keys import LayoutRef
+from foreshard.loader.closing import Closing
 from foreshard.loader.corrupt import Substitution
+from foreshard.loader.epoch_order import Standing
 from foreshard.loader.haste import Ending
 from foreshard.loader.held import HeldLayout, check_move, hold_layout
 from foreshard.loader.loops import Loop, begin_loop
@@ -16,7 +18,7 @@ from foreshard.loader.options import LoaderOptions, check_options
 from foreshard.loader.order import Order, check_order
 from foreshard.loader.progress import EpochProgress, begin_epoch
 from foreshard.loader.scheduling import EpochSchedule
-from foreshard.loader.state import read_state, write_state
+from foreshard.loader.state import epoch_number, read_state, write_state
 from foreshard.loader.transforms import Transform
 from foreshard.prefetch.control import Tuning, adjust
 from foreshard.prefetch.monitor import Monitor
@@ -31,14 +33,14 @@ _WARM_SHARE: Final = 0.9
 """Of the memory: the rest is for what the first steps need beside what the forecast expects."""
 
 
-class Loader(Observed):
-    """Reads a dataset in a fixed order, whatever layout its bytes have.
+class Loader(Observed, Standing, Closing):
+    """Reads a dataset in a fixed order, whatever layout its bytes have. Use it in a `with` block, or `close` it.
 
     No thread runs before the first batch is asked for (or `warm`), and no collective ever. A process forked afterwards
     may go on reading from a local folder, with threads and memory of its own; the clients of other stores do not
     survive a fork, so reading there is refused. A loader can move to a newer layout (`refresh`) without changing the
-    order. `last_epoch` tells how the last epoch went, and is set before its last batch is handed out; `monitor`
-    takes the figures of all epochs, which `report`, `live` and `prometheus` show (see `Observed`).
+    order. `last_epoch` tells how the last epoch went, and is set before its last batch is handed out; `report`,
+    `live` and `prometheus` show the figures of all epochs (see `Observed`).
 
     Args:
         repository: the dataset's repository.
@@ -71,7 +73,6 @@ class Loader(Observed):
         self.repository = repository
         self._split = split_code(split)
         self.last_epoch: EpochReport | None = None
-        self._epoch, self._step = 1, 0
         self._tuning, self._ending = Tuning(), Ending()
         self._pid, self._forked = os.getpid(), False
         self._loop: Loop | None = None
@@ -195,14 +196,15 @@ class Loader(Observed):
 
     def _begin(self) -> Loop:
         epoch, progress = self._epoch, self._progress
-        cache = self._held.schedules
-        schedule = EpochSchedule(self.order, self.manifest, self.options, split=self._split, epoch=epoch, cache=cache)
+        order, cache = self.begin_epoch(), self._held.schedules
+        schedule = EpochSchedule(order.order, self.manifest, self.options, split=self._split, epoch=epoch, cache=cache)
         if progress is None or progress.epoch != epoch:
             progress = begin_epoch(self.repository, self.options, self.layout, epoch, schedule.steps)
         self._loop = begin_loop(
             self._held,
             schedule,
             self._step,
+            order=order,
             options=self.options,
             tuning=self._tuning,
             progress=progress,
@@ -229,7 +231,7 @@ class Loader(Observed):
     # -- state ----------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
         """Return where the training loop stands: a few numbers, counted by the batches it received."""
-        return write_state(self.order, self.manifest, self.options, self._epoch, self._step)
+        return write_state(self.epoch_order, self.manifest, self.options, self._epoch, self._step)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict`'s output, under any rank, world size, worker count or layout.
@@ -245,15 +247,14 @@ class Loader(Observed):
         """Start the given epoch (from 1) at its first step next.
 
         Raises:
-            ConfigError: there is no such epoch, or the loader is being iterated.
+            ConfigError: that is no epoch's number, or the loader is being iterated.
         """
         self._check_idle()
-        if epoch < 1:
-            raise ConfigError(f"epoch {epoch} must be at least 1")
-        self._go_to(epoch, 0)
+        self._go_to(epoch_number(epoch), 0)
 
     def _go_to(self, epoch: int, step: int) -> None:
-        self._epoch, self._step, self._progress = epoch, step, None
+        self._progress = None
+        self._stand(epoch, step)
 
     def close(self) -> None:
         """Stop the threads and free the memory; the loader may be used again.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from foreshard.loader.assembly import Assembler
+from foreshard.loader.epoch_order import EpochOrder
 from foreshard.loader.held import HeldLayout
 from foreshard.loader.job import ChunkMemory
 from foreshard.loader.options import LoaderOptions
@@ -25,6 +26,7 @@ class Loop:
         planner: plans its windows.
         assembler: makes its batches.
         progress: counts what the training loop receives.
+        order: the epoch's order.
         left: batches still to come.
         moved: whether the loader has moved to another layout, so that the rest comes from another loop.
     """
@@ -33,6 +35,7 @@ class Loop:
     planner: Planner
     assembler: Assembler
     progress: EpochProgress
+    order: EpochOrder
     left: int
     moved: bool = False
 
@@ -41,8 +44,10 @@ class Loop:
 
         Raises:
             ForeshardError: as `Assembler.next_batch`.
+            ConfigError: the order changed, although the epoch has begun.
             Exception: whatever the transform raised.
         """
+        self.order.check()
         assembled, item, waited = self.assembler.next_batch()
         batch, sizes = assembled.batch, self.held.manifest.nbytes[assembled.chunks]
         self.progress.deliver(assembled, batch.step, batch.sample_ids, sizes, waited)
@@ -65,6 +70,7 @@ def begin_loop(
     schedule: EpochSchedule,
     step: int,
     *,
+    order: EpochOrder,
     options: LoaderOptions,
     tuning: Tuning,
     progress: EpochProgress,
@@ -110,4 +116,4 @@ def begin_loop(
     planner.prepare(coming)
     assembler.start()
     progress.plan_s += time.perf_counter() - began
-    return Loop(held, planner, assembler, progress, left)
+    return Loop(held, planner, assembler, progress, order, left)

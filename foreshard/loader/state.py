@@ -1,5 +1,6 @@
 """Where a training loop stands in its order: the few values that are saved with a model and restored."""
 
+import operator
 from typing import Any, Final
 
 from foreshard.errors import ConfigError
@@ -10,7 +11,8 @@ from foreshard.shards.manifest import Manifest
 
 _VERSION: Final = 2
 _REMEDIES: Final = {
-    "weights": "call update_weights with the weights saved beside the state before load_state_dict",
+    "weights": "call update_weights with the weights saved beside the state (those that its epoch began with, "
+    "loader.epoch_order.weights) before load_state_dict",
     "ids": "list the ids that the run was started with",
     "population": "give the order the ids that the run was started with",
 }
@@ -48,6 +50,21 @@ def read_state(state: dict[str, Any], order: Order, manifest: Manifest, options:
     epoch, step = _next(order, options, epoch, step)
     _check_identity(state.get("identity"), order.identity(epoch), "order", epoch)
     return epoch, step
+
+
+def epoch_number(epoch: int) -> int:
+    """Return the number of an epoch to start, as a plain int.
+
+    Raises:
+        ConfigError: it is no integer, or below 1.
+    """
+    try:
+        number = operator.index(epoch)
+    except TypeError as error:
+        raise ConfigError(f"epoch {epoch!r} is no integer; epochs count 1, 2, 3, ...") from error
+    if number < 1:
+        raise ConfigError(f"epoch {number} must be at least 1")
+    return number
 
 
 def _run(order: Order, manifest: Manifest, options: LoaderOptions) -> dict[str, Any]:

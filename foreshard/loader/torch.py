@@ -7,11 +7,7 @@
 Nothing here runs a collective, initialises a process group, or opens a store in a process that does not read.
 """
 
-import os
 import pickle
-import shutil
-import tempfile
-import weakref
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -21,10 +17,14 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info  # noq
 from foreshard.errors import ConfigError
 from foreshard.keys import LayoutRef
 from foreshard.loader.batch import Batch
+from foreshard.loader.closing import Closing
 from foreshard.loader.one_loop import OneLoop
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.order import Order
-from foreshard.loader.torch_dataset import TorchDataset, distributed_place
+from foreshard.loader.scratch import scratch_folder
+from foreshard.loader.sending import UNSENT, name_unsent, pickled
+from foreshard.loader.torch_dataset import TorchDataset
+from foreshard.loader.torch_place import distributed_place
 from foreshard.loader.torch_tensors import to_tensors
 from foreshard.loader.torch_workers import dead_workers, end_workers, watch_workers
 from foreshard.shards.repository import Repository
@@ -47,19 +47,21 @@ class _Counted(IterableDataset[Any]):
         self.dataset, self._notice = dataset, notice
 
     def __iter__(self) -> Generator[Any]:
-        order = None if self.dataset.order.fixed else self.dataset.order
+        order = None
         if self._notice is not None and get_worker_info():
-            state, sent = pickle.loads(self._notice.read_bytes())  # noqa: S301 - in a folder of our own
-            order = sent or order
+            state, order = pickle.loads(self._notice.read_bytes())  # noqa: S301 - in a folder of our own
+            self.dataset.order = order or self.dataset.order
             self.dataset.load_state_dict(state)
+        elif get_worker_info():
+            order = self.dataset.changing_order()
         yield from self.dataset.read(order)
 
 
-class StatefulDataLoader(DataLoader[Any]):
+class StatefulDataLoader(DataLoader[Any], Closing):
     """A DataLoader whose state is what the training loop has received, whatever its workers have read ahead.
 
     Every iteration yields the rest of an epoch and then moves to the next. One loop at a time; one that is left in the
-    middle of an epoch goes on there.
+    middle of an epoch goes on there. Use it in a `with` block, or `close` it.
 
     Args:
         dataset: what to read.
@@ -99,9 +101,7 @@ class StatefulDataLoader(DataLoader[Any]):
         self._loops = OneLoop()
         self._notice = None
         if num_workers and persistent_workers:
-            folder = Path(tempfile.mkdtemp(prefix="foreshard-workers-"))
-            self._notice = folder / "next"
-            weakref.finalize(self, _remove, folder, os.getpid())
+            self._notice = scratch_folder(self, "workers") / "next"
         super().__init__(
             _Counted(dataset, self._notice),
             batch_size=None,
@@ -125,6 +125,7 @@ class StatefulDataLoader(DataLoader[Any]):
 
         Raises:
             ForeshardError: as `Loader` does.
+            ConfigError: the order or the transform cannot be sent to workers.
             RuntimeError: a worker died, or sent nothing in time. The next loop starts other workers, and goes on where
                 this one was.
         """
@@ -145,6 +146,8 @@ class StatefulDataLoader(DataLoader[Any]):
             # Workers that have died, hang or were interrupted are of no use to the next loop: it would wait for them.
             self._end_workers()
             end_workers(batches)
+            if batches is None and isinstance(error, UNSENT):  # the workers were not started
+                name_unsent(error, order=self.source.order, transform=self.source.transform)
             if dead:
                 raise RuntimeError(f"DataLoader worker (pid(s) {', '.join(dead)}) exited unexpectedly") from error
             raise
@@ -152,11 +155,11 @@ class StatefulDataLoader(DataLoader[Any]):
             self._loops.end(loop)
 
     def _tell_workers(self) -> None:
-        """Write down, for workers that live on, where the next loop begins."""
+        """Keep the epoch's order and write down, for workers that live on, where the next loop begins."""
+        order = self.source.changing_order()
         if self._notice is not None:
-            order = None if self.source.order.fixed else self.source.order
             partial = self._notice.with_suffix(".partial")
-            partial.write_bytes(pickle.dumps((self.source.state_dict(), order)))
+            partial.write_bytes(pickled((self.source.state_dict(), order), order=order))
             partial.replace(self._notice)
 
     def _received(self, batches: Iterator[Any], loop: object) -> Generator[Any]:
@@ -168,6 +171,11 @@ class StatefulDataLoader(DataLoader[Any]):
             self.source.received(epoch, step, run)
             yield item
             self._loops.check(loop)
+
+    @property
+    def epoch_order(self) -> Order:
+        """The current epoch's order, as `Loader.epoch_order`."""
+        return self.source.epoch_order
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the training loop stands; see `TorchDataset.state_dict`."""
@@ -241,8 +249,3 @@ def _patience(options: LoaderOptions, timeout: float | None) -> float:
 
 def _as_it_is(item: Any) -> Any:  # noqa: ANN401
     return item
-
-
-def _remove(folder: Path, pid: int) -> None:
-    if os.getpid() == pid:  # not in a process that was forked from it
-        shutil.rmtree(folder, ignore_errors=True)

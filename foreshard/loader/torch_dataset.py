@@ -8,51 +8,29 @@ from dataclasses import replace
 from multiprocessing.util import Finalize
 from typing import Any
 
-import torch  # noqa: TID253 - only who trains with PyTorch imports this module
-from torch.utils.data import IterableDataset, get_worker_info  # noqa: TID253
+from torch.utils.data import IterableDataset, get_worker_info  # noqa: TID253 - only who trains with PyTorch
 
 from foreshard.errors import ConfigError
 from foreshard.keys import LayoutRef
 from foreshard.loader.batch import Batch
 from foreshard.loader.dealing import Place, epoch_steps
 from foreshard.loader.described import DirectReader, LoaderDescription, Turn
+from foreshard.loader.epoch_order import Standing
 from foreshard.loader.epochs import EpochReport
 from foreshard.loader.forked import ForkedReader
 from foreshard.loader.loader import Loader
 from foreshard.loader.one_loop import OneLoop
 from foreshard.loader.options import LoaderOptions
 from foreshard.loader.order import Order
+from foreshard.loader.state import epoch_number
+from foreshard.loader.torch_place import distributed_place
 from foreshard.loader.torch_tensors import to_tensors
 from foreshard.loader.worker_reports import KEPT, WorkerReports
 from foreshard.shards.repository import Repository
 from foreshard.splits import split_code
 
 
-def distributed_place() -> Place:
-    """Return this process's rank and world size, without any collective.
-
-    They come from `torch.distributed` where a process group exists, else from RANK and WORLD_SIZE as `torchrun` sets
-    them, else this is the only process.
-
-    Raises:
-        ConfigError: the environment gives one of the two alone, or no numbers.
-    """
-    distributed: Any = torch.distributed
-    if distributed.is_available() and distributed.is_initialized():
-        return Place(distributed.get_rank(), distributed.get_world_size())
-    rank, world = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
-    if rank is None and world is None:
-        return Place()
-    try:
-        return Place(int(rank or ""), int(world or ""))
-    except ValueError as error:
-        raise ConfigError(
-            f"RANK={rank!r} and WORLD_SIZE={world!r} in the environment are no rank and world size; set both as "
-            "torchrun does, or neither"
-        ) from error
-
-
-class TorchDataset(IterableDataset[Any]):
+class TorchDataset(IterableDataset[Any], Standing):
     """Batches of an order as a PyTorch dataset; every iteration yields the rest of an epoch.
 
     Give it to a `DataLoader` with `batch_size=None`, and any `num_workers` and start method. Each worker opens a loader
@@ -98,9 +76,8 @@ class TorchDataset(IterableDataset[Any]):
                 "layout, and the current one may change between the ranks' looks at it"
             )
         self._repository: Repository | bytes = repository
-        self._split, self._layout, self._transform = split, layout, transform
+        self._split, self._layout, self.transform = split, layout, transform
         self.order, self.options = order, options
-        self._epoch, self._step = 1, 0
         self._run: dict[str, Any] = {}
         self._loaded: dict[str, Any] | None = None
         self._pid = os.getpid()
@@ -161,14 +138,16 @@ class TorchDataset(IterableDataset[Any]):
         """Yield what `__iter__` yields, each with its epoch, its step and the part of the state that no step changes.
 
         Args:
-            order: the order as it is now; None if it cannot have changed since this object was made.
+            order: for a worker, the epoch's order; None if it cannot have changed since this object was made.
 
         Raises:
             ForeshardError: as `Loader` does.
         """
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        if order is not None:
+        if not info:
+            order = self.changing_order()
+        elif order is not None:
             self.order = order
         state = self.state_dict()
         reader, loop = self._open(), None
@@ -177,7 +156,7 @@ class TorchDataset(IterableDataset[Any]):
             loop = self._loops.begin()
         try:
             for batch, run in reader.read(Turn(state, worker, workers, order)):
-                item = self._transform(batch)
+                item = self.transform(batch)
                 if not info:
                     self.received(batch.epoch, batch.step, run)
                 yield item, (batch.epoch, batch.step, run)
@@ -186,6 +165,10 @@ class TorchDataset(IterableDataset[Any]):
                 self._loops.end(loop)
         if info:
             self.set_epoch(epoch + 1)
+
+    def changing_order(self) -> Order | None:
+        """Return the current epoch's order, as it began, for whoever reads; None if it cannot change."""
+        return None if self.order.fixed else self.begin_epoch().order
 
     def _open(self) -> DirectReader | ForkedReader:
         pid = os.getpid()
@@ -230,7 +213,7 @@ class TorchDataset(IterableDataset[Any]):
             return {"epoch": self._epoch, "step": self._step}
         return {
             **self._run,
-            "identity": self.order.identity(self._epoch),
+            "identity": self.epoch_order.identity(self._epoch),
             "epoch": self._epoch,
             "step": self._step,
         }
@@ -250,19 +233,17 @@ class TorchDataset(IterableDataset[Any]):
             raise ConfigError(f"loader state has epoch {epoch!r} and step {step!r}; give what state_dict() returned")
         self._loaded = dict(state) if "fingerprint" in state else None
         self._run = {}
-        self._epoch, self._step = epoch, step
+        self._stand(epoch, step)
 
     def set_epoch(self, epoch: int) -> None:
         """Start the given epoch (from 1) at its first step next.
 
         Raises:
-            ConfigError: there is no such epoch, or this process is reading.
+            ConfigError: that is no epoch's number, or this process is reading.
         """
         self._loops.check_idle()
-        if epoch < 1:
-            raise ConfigError(f"epoch {epoch} must be at least 1")
+        self._stand(epoch_number(epoch), 0)
         self._loaded = None
-        self._epoch, self._step = epoch, 0
 
     def received(self, epoch: int, step: int, run: dict[str, Any]) -> None:
         """Count a batch as received.

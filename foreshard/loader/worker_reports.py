@@ -8,15 +8,13 @@ import logging
 import os
 import pickle
 import re
-import shutil
-import tempfile
-import weakref
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from foreshard.loader.epochs import EpochReport
+from foreshard.loader.scratch import scratch_folder
 from foreshard.prefetch.monitor import CAUSES, Monitor, MonitorSnapshot, Totals
 
 KEPT: Final = 100
@@ -45,11 +43,9 @@ class WorkerReports:
     def __init__(self) -> None:
         self.folder: Path | None = None
         try:
-            self.folder = Path(tempfile.mkdtemp(prefix="foreshard-reports-"))
+            self.folder = scratch_folder(self, "reports")
         except OSError as error:  # a report is not worth an error in the training
             _log.warning("what a DataLoader's workers do will not be reported: %s; set TMPDIR to a folder", error)
-        else:
-            weakref.finalize(self, _remove, self.folder, os.getpid())
 
     def write(self, report: EpochReport, memory: int, worker: int, workers: int) -> None:
         """Tell of an epoch that a worker has done with; nothing, if whoever would read it is gone.
@@ -124,8 +120,3 @@ def _sum(parts: list[WorkerReport]) -> EpochReport:
     for part in parts[1:]:
         whole = replace(whole, stats=whole.stats + part.report.stats)
     return whole
-
-
-def _remove(folder: Path, pid: int) -> None:
-    if os.getpid() == pid:  # not in a process that was forked from it
-        shutil.rmtree(folder, ignore_errors=True)

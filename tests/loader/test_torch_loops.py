@@ -12,6 +12,7 @@ from torch_world import OPTIONS, STEPS, dataset_of, expected, ids, loading, orde
 from waiting import wait_until
 
 from foreshard.errors import ConfigError
+from foreshard.loader.order import ListedOrder
 from foreshard.loader.torch import TorchDataset
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
@@ -117,3 +118,27 @@ def test_a_dataset_that_is_read_in_this_process_refuses_the_same(local):
     source.set_epoch(2)
     assert ids(torch.utils.data.DataLoader(source, batch_size=None)) == expected(local, 2)[1]
     source.close()
+
+
+@pytest.mark.filterwarnings("ignore:Got pickle error:UserWarning")  # PyTorch's own words about the same
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("fixed", [True, False])
+@pytest.mark.parametrize("persistent", [True, False])
+def test_an_order_that_cannot_be_sent_to_workers_is_refused_by_name(local, start, fixed, persistent):
+    order = ListedOrder(lambda _: local.train_ids, fixed=fixed)
+    settings = {"num_workers": 1, "multiprocessing_context": start, "persistent_workers": persistent}
+    with (
+        loading(local, order, **settings) as loader,
+        pytest.raises(ConfigError, match=r"the order cannot be sent to workers: .*lambda.* or read with num_workers=0"),
+    ):
+        ids(loader)
+
+
+@pytest.mark.filterwarnings("ignore:Got pickle error:UserWarning")
+def test_a_transform_that_cannot_be_sent_to_workers_is_refused_by_name(local):
+    settings = {"num_workers": 1, "multiprocessing_context": "spawn"}
+    with (
+        loading(local, transform=lambda batch: batch.sample_ids, **settings) as loader,
+        pytest.raises(ConfigError, match=r"the transform cannot be sent to workers: .*lambda"),
+    ):
+        ids(loader)

@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from copy import copy
 from itertools import pairwise
 from typing import Any, Final, Literal
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from foreshard.arguments import number_above_0, whole_number
 from foreshard.errors import ConfigError
 from foreshard.loader.orders.interleave import Interleaving
-from foreshard.loader.orders.protocol import Order, check_order
+from foreshard.loader.orders.protocol import Order, check_order, frozen
 
 Length = int | Literal["shortest", "longest"]
 
@@ -25,7 +26,7 @@ class MixtureOrder:
     The interleaving is arithmetic: no draw, no state, and after any number of samples each component is within
     (1 + log2(k)) / 2 samples of its share. Neither it nor the components start anew with the mixture's epochs: a
     component goes on where the epoch before left it, through its own epochs one after the other, so that a rare one is
-    read through as well. A component with weights draws under those of the moment at which the mixture reads it.
+    read through as well. A component with weights draws under those with which the mixture's epoch began.
 
     Args:
         components: the orders.
@@ -97,6 +98,12 @@ class MixtureOrder:
             "ratios": self._ratios,
             "components": [order.identity(end) for order, end in zip(self._components, ends, strict=True)],
         }
+
+    def frozen(self) -> "MixtureOrder":
+        """Return this order with components that no later change of weights reaches."""
+        kept = copy(self)
+        vars(kept).update(_components=tuple(map(frozen, self._components)), _ends=list(self._ends))
+        return kept
 
     def _begin(self, epoch: int) -> int:
         return (epoch - 1) * self._length

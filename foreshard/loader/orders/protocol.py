@@ -26,7 +26,9 @@ class Order(Protocol):
     def fixed(self) -> bool:
         """Whether the ids of all later epochs are determined already, so that they may be read ahead.
 
-        False where weights may still change before an epoch begins.
+        False where weights may still change before an epoch begins. Such an order should have a method `frozen`, which
+        returns a copy that no later change reaches: an epoch that has begun is read by that. Without it a change in the
+        middle of an epoch is refused.
         """
         ...
 
@@ -65,3 +67,12 @@ def check_order(order: Order, what: str) -> Order:
             "read ids in the sequence they have"
         )
     return order
+
+
+def frozen(order: Order) -> Order:
+    """Return an order that no later change of weights reaches.
+
+    An order that is not `fixed` gives it by a method `frozen`; one without is returned itself, as are fixed ones.
+    """
+    freeze = None if order.fixed else getattr(order, "frozen", None)
+    return order if freeze is None else freeze()

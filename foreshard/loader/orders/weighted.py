@@ -1,5 +1,6 @@
 """The order of importance sampling: draws in proportion to weights that may change between epochs."""
 
+from copy import copy
 from typing import Any, Final
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from foreshard.arguments import whole_number
 from foreshard.errors import ConfigError
 from foreshard.loader.orders.population import Population, PopulationLike, digest_of
-from foreshard.loader.orders.protocol import Order, check_order
+from foreshard.loader.orders.protocol import Order, check_order, frozen
 from foreshard.loader.orders.sampling import InverseSampler, first_of
 from foreshard.seeding import derive_seed, uniforms
 
@@ -20,6 +21,7 @@ class WeightedOrder:
     """Samples drawn in proportion to a weight that may change between epochs, with or without replacement.
 
     The first epochs may be one full pass each, so that every sample gets a first weight (loss) before drawing begins.
+    An epoch's draws are those of the weights with which it began; new weights count from the next epoch on that begins.
     Without replacement no sample comes twice in an epoch, and an epoch's ids take memory of 8 bytes each.
 
     Args:
@@ -32,7 +34,8 @@ class WeightedOrder:
 
     Attributes:
         replacement: as given.
-        weights: float64 (n,), read-only; set them by `update_weights`. All are 1 at first.
+        weights: float64 (n,), read-only; set them by `update_weights`. All are 1 at first. In the middle of an epoch
+            they may be newer than those it began with, which are the loader's `epoch_order.weights`.
 
     Raises:
         ConfigError: the population does not ascend, a number is no integer, or `draws` is below 1 or, without
@@ -90,7 +93,11 @@ class WeightedOrder:
         return once[1]
 
     def update_weights(self, sample_ids: NDArray[np.int64], weights: NDArray[np.float64]) -> None:
-        """Set the weights of some samples; call it between epochs, as an epoch's order is fixed once it has begun.
+        """Set the weights of some samples, from the next epoch on that begins.
+
+        An epoch's order is fixed once it has begun: a loader goes through it, and resumes it, under the weights of that
+        moment. To resume in the middle of an epoch, save the loader's `epoch_order.weights` beside its state, and those
+        of the order if they are newer; set the former before `load_state_dict`, and the latter after it.
 
         Raises:
             ConfigError: an id outside the population, a weight that is negative or not finite, or too few above 0.
@@ -122,6 +129,21 @@ class WeightedOrder:
         self._sampler: InverseSampler | None = None
         self._once: tuple[int, NDArray[np.int64]] | None = None
         self._digest: str | None = None
+        self._frozen: WeightedOrder | None = None
+
+    def frozen(self) -> "WeightedOrder":
+        """Return this order under the weights of this moment, whatever `update_weights` does here later.
+
+        The arrays are shared, and the same copy is returned until the weights change.
+        """
+        first = None if self._first is None else frozen(self._first)
+        if self._frozen is None or first is not self._first:
+            self._frozen = copy(self)
+            vars(self._frozen)["_first"] = first
+        return self._frozen
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_frozen": None}
 
     def probabilities(self, sample_ids: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the chance that one draw picks each of these samples; float64, shape (m,).
