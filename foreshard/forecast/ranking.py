@@ -79,9 +79,9 @@ def forecast_chunks(history: History, *, cache_fraction: float, names: Sequence[
     if history.windows >= MIN_WINDOWS:
         tested = backtest(sampled(history), names, cache_fraction=cache_fraction)
     chosen = tested.chosen if tested else _WITHOUT_BACKTEST
-    forecaster = make_forecasters([chosen])[chosen].fit(history)
     left = -history.next_phase % history.phases_per_epoch
-    forecast = _after(forecaster.predict(left + history.phases_per_epoch), left)
+    # Of what the model has learnt, nothing is held any more while chunks are ranked.
+    forecast = _after(make_forecasters([chosen])[chosen].fit(history).predict(left + history.phases_per_epoch), left)
     table = rank_chunks({chosen: forecast}, tested, history.phases_per_epoch)
     return ForecastResult(table, tested, chosen, tested.error if tested else 1.0, forecast.note)
 
