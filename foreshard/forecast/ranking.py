@@ -56,7 +56,7 @@ class ForecastResult:
 def forecast_chunks(history: History, *, cache_fraction: float, names: Sequence[str] | None = None) -> ForecastResult:
     """Choose a forecaster by backtest, fit it on the whole history and rank the chunks for the next epoch.
 
-    The backtest is of a million chunks at most, see `sampled`.
+    The backtest is of 200,000 chunks at most, see `sampled`.
 
     Args:
         history: accesses so far, on the layout whose chunks are to be ranked.
