@@ -10,7 +10,7 @@ from foreshard.access.history import History
 from foreshard.errors import ConfigError
 
 INTERVAL: Final = 0.8
-"""Share of outcomes that lie between `lower` and `upper`."""
+"""Share of outcomes that lie between `lower` and `upper`, as long as levels scatter as they did."""
 
 _Z: Final = 1.2815515655446004
 """Standard normal quantile of (1 + INTERVAL) / 2."""
