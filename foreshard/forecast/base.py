@@ -10,12 +10,15 @@ from foreshard.access.history import History
 from foreshard.errors import ConfigError
 
 INTERVAL: Final = 0.8
-"""Share of outcomes that lie between `lower` and `upper`."""
+"""Share of outcomes that lie between `lower` and `upper`, as long as levels scatter as they did."""
 
 _Z: Final = 1.2815515655446004
 """Standard normal quantile of (1 + INTERVAL) / 2."""
 
 _NEARLY_POISSON: Final = 1e-9
+
+_BLOCK: Final = 1 << 14
+"""Chunks whose bounds are made at a time; what they are made of is as large as the forecast several times over."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,19 @@ def count_forecast(expected: NDArray[np.float64], dispersion: float | NDArray[np
         model: name of the forecaster.
     """
     mean = np.maximum(expected, 0.0)
+    each = np.broadcast_to(np.asarray(dispersion, np.float64), mean.shape[-1:])
+    probability, lower, upper = (np.empty(mean.shape) for _ in range(3))
+    for first in range(0, mean.shape[-1], _BLOCK):
+        block = slice(first, first + _BLOCK)
+        found = _distribution(mean[:, block], each[block])
+        probability[:, block], lower[:, block], upper[:, block] = found
+    return Forecast(mean, probability, lower, upper, model)
+
+
+def _distribution(
+    mean: NDArray[np.float64], dispersion: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return the probability of a draw and the bounds, shape (H, B) each, see `count_forecast`."""
     rate = draw_rate(mean, dispersion)
     # Shape of the gamma distribution with this mean and variance; a mean of 0 gives bounds of 0 below.
     shape = np.maximum(mean, 1e-12) / (1.0 + dispersion * mean)
@@ -112,7 +128,7 @@ def count_forecast(expected: NDArray[np.float64], dispersion: float | NDArray[np
     lower = mean * np.maximum(centre - spread, 0.0) ** 3
     upper = mean * np.maximum(centre + spread, 0.0) ** 3
     # Counts are whole: a bound between 0 and 1 would leave out the most frequent count of all.
-    return Forecast(mean, -np.expm1(-rate), np.floor(np.minimum(lower, mean)), np.maximum(upper, mean), model)
+    return -np.expm1(-rate), np.floor(np.minimum(lower, mean)), np.maximum(upper, mean)
 
 
 def draw_rate(mean: NDArray[np.float64], dispersion: float | NDArray[np.float64]) -> NDArray[np.float64]:

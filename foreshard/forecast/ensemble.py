@@ -58,21 +58,30 @@ class EnsembleForecaster:
 
     def predict(self, horizon: int) -> Forecast:
         """Return the mean of the members that were fitted."""
-        made = {key: member.predict(horizon) for key, member in self._fitted.items()}
-        counts = [made[id(member)] for member in self._counting if id(member) in made]
-        weights = [_WEIGHTS.get(part.model, 1.0) for part in counts]
-        odds = [made[id(member)] for member in self._judging if id(member) in made] or counts
-        logs = [np.log(part.expected + _LITTLE) for part in counts]
+        counting = {id(member) for member in self._counting}
+        judging = {id(member) for member in self._judging} & self._fitted.keys() or counting & self._fitted.keys()
+        # Member by member: together their forecasts are larger than many a history.
+        log, lower, upper, probability, some = 0.0, 0.0, 0.0, 0.0, False
+        total = 0.0
+        for key, member in self._fitted.items():
+            part = member.predict(horizon)
+            if key in judging:
+                probability = probability + part.probability
+            if key in counting:
+                weight = _WEIGHTS.get(part.model, 1.0)
+                total += weight
+                log = log + np.log(part.expected + _LITTLE) * weight
+                lower, upper = lower + part.lower * weight, upper + part.upper * weight
+                some = some | (part.expected > 0)
+            del part
         # Exactly 0 where nobody expects any: the exponential of a logarithm is only nearly what it was.
-        some = np.any([part.expected > 0 for part in counts], axis=0)
-        mean = np.average(logs, axis=0, weights=weights)
-        expected = np.where(some, np.maximum(np.exp(mean) - _LITTLE, 0.0), 0.0)
+        expected = np.where(some, np.maximum(np.exp(log / total) - _LITTLE, 0.0), 0.0)
         return Forecast(
             expected,
-            np.mean([part.probability for part in odds], axis=0),
+            np.asarray(probability / len(judging), np.float64),
             # Whole like theirs, see `count_forecast`.
-            np.floor(np.minimum(expected, np.average([part.lower for part in counts], axis=0, weights=weights))),
-            np.maximum(expected, np.average([part.upper for part in counts], axis=0, weights=weights)),
+            np.floor(np.minimum(expected, lower / total)),
+            np.maximum(expected, upper / total),
             self.name,
             "; ".join(f"without {name}: {reason}" for name, reason in self.left_out.items()),
         )

@@ -25,6 +25,7 @@ BLOCK: Final = 1 << 18
 """Chunks whose features are in memory at a time: some 25 MiB."""
 
 _SECONDS: Final = 600.0
+_MOST_THREADS: Final = 4
 _LARGEST: Final = np.log(50.0)
 """No expectation is more than 50 times, or less than a fiftieth, of the moving average."""
 
@@ -101,9 +102,9 @@ def next_epoch(history: History, weights: Weights) -> tuple[NDArray[np.float64],
 def _raw(model: Any, columns: NDArray[np.float32]) -> NDArray[np.float64]:  # noqa: ANN401 -- lightgbm has no types
     """Return the sum of the trees' leaves, shape (n,); 0 without trees.
 
-    Unlike training, this may use all cores: every row is summed up by itself.
+    Unlike training, this may use several cores: every row is summed up by itself.
     """
     if model is None:
         return np.zeros(len(columns))
-    cores = len(os.sched_getaffinity(0))
-    return np.asarray(model.predict(columns, raw_score=True, num_threads=cores), np.float64)
+    threads = min(_MOST_THREADS, os.cpu_count() or 1)
+    return np.asarray(model.predict(columns, raw_score=True, num_threads=threads), np.float64)

@@ -12,8 +12,9 @@ from foreshard.forecast.gbm import next_epoch
 
 def work(arrays: dict[str, NDArray[Any]]) -> Arrays:
     """Return the forecast of the next epoch for a packed history and the weights it is smoothed with."""
+    history = unpacked(arrays)
     weights = Weights(int(arrays["season"]), arrays["alpha"], arrays["dispersion"])
-    expected, probability = next_epoch(unpacked(arrays), weights)
+    expected, probability = next_epoch(history, weights)
     return {"expected": expected, "probability": probability}
 
 

@@ -59,7 +59,7 @@ class ForecastResult:
 def forecast_chunks(history: History, *, cache_fraction: float, names: Sequence[str] | None = None) -> ForecastResult:
     """Choose a forecaster by backtest, fit it on the whole history and rank the chunks for the next epoch.
 
-    The backtest is of a million chunks at most, see `sampled`.
+    The backtest is of 200,000 chunks at most, see `sampled`.
 
     Args:
         history: accesses so far, on the layout whose chunks are to be ranked.
@@ -82,9 +82,9 @@ def forecast_chunks(history: History, *, cache_fraction: float, names: Sequence[
     if history.windows >= MIN_WINDOWS:
         tested = backtest(sampled(history), names, cache_fraction=cache_fraction)
     chosen = tested.chosen if tested else _WITHOUT_BACKTEST
-    forecaster = make_forecasters([chosen])[chosen].fit(history)
     left = -history.next_phase % history.phases_per_epoch
-    forecast = _after(forecaster.predict(left + history.phases_per_epoch), left)
+    # Of what the model has learnt, nothing is held any more while chunks are ranked.
+    forecast = _after(make_forecasters([chosen])[chosen].fit(history).predict(left + history.phases_per_epoch), left)
     table = rank_chunks({chosen: forecast}, tested, history.phases_per_epoch)
     error = tested.error if tested else 1.0
     return ForecastResult(table, tested, chosen, error, forecast.note, forecast.expected[: history.phases_per_epoch])
