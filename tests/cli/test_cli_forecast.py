@@ -280,7 +280,7 @@ def test_ctrl_c_ends_it_quietly_and_leaves_nothing(tmp_path):
 
 def test_the_report_says_which_columns_were_used(tmp_path):
     log = tmp_path / "log.csv"
-    log.write_text("id,timestamp,path\n" + "".join(f"{n % 7},{n},p{n % 5}\n" for n in range(200)))
+    log.write_text("id,timestamp,path\n" + "".join(f"{n % 40},{n},p{n % 5}\n" for n in range(400)))
     done = run("forecast", str(log), *QUICK)
     assert done.exit_code == 0
     assert "object from id, time from timestamp" in done.output
