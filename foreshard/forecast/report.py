@@ -188,9 +188,7 @@ def ranking_section(result: ForecastResult, trace: "Trace", top: int) -> Section
     told = (
         f"The {table.num_rows:,} of {result.table.num_rows:,} objects expected to be asked for most in the next {unit}."
     )
-    notes = [
-        "From and to: meant for at least 80% of the counts, as long as interest lasts. Probability: of at least one access."
-    ]
+    notes = ["From and to: meant for 80% of the counts, where interest lasts. Probability: of at least one access."]
     return Section("What comes next", [told], grid=Grid(columns, rows), pictures=["top_chunks"], notes=notes)
 
 
