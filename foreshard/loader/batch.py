@@ -24,19 +24,21 @@ class Batch:
     """One rank's part of a global batch.
 
     It reads like a dict of NumPy arrays, `batch["distance"]`; `rows` is the same as Arrow, without conversion. Arrays
-    may be written: the memory is this batch's alone. A column's dtype follows from its type alone, never from a batch's
-    values:
+    may be written: the memory is this batch's alone. A column's dtype follows from its type and, for integers and
+    booleans, from whether the batch holds a null of it:
 
     | column | becomes |
     |---|---|
     | integers, floats | the same type on the memory of `rows`; a float that is null is NaN, in a copy |
-    | booleans | bool, a copy |
+    | integers with a null | float64, in which null is NaN |
+    | booleans | bool, a copy; Python objects, None where null, with a null |
     | timestamps, durations, dates | datetime64 or timedelta64 in the column's unit, without its zone; null is NaT |
     | lists of a fixed size | an array of shape (b, size) of what their values become |
     | dictionaries | what their values become |
     | strings, binaries and all else | Python objects, None where null |
 
-    An integer, a boolean or a list of a fixed size that is null raises `ConfigError`: take it from `rows`.
+    A list of a fixed size that is null, and an integer that float64 does not hold beside one that is null, raise
+    `ConfigError`: take those from `rows`.
 
     Attributes:
         epoch: the epoch, from 1.

@@ -1,4 +1,4 @@
-"""Columns of batches as NumPy arrays, of a type that follows from the column's alone."""
+"""Columns of batches as NumPy arrays, of a type that follows from the column's and from whether it holds nulls."""
 
 from typing import Any, Final
 
@@ -26,6 +26,9 @@ _NUMBERS: Final = {
 }
 """By the id of Arrow's type; looked up for every column of every batch."""
 
+_EXACT: Final = 2**53
+"""Up to it, float64 holds every integer."""
+
 
 def to_array(name: str, column: Any) -> NDArray[Any]:  # noqa: ANN401
     """Return a column as an array that may be written; see `Batch` for its type.
@@ -35,30 +38,42 @@ def to_array(name: str, column: Any) -> NDArray[Any]:  # noqa: ANN401
         column: an Arrow array, shape (b,).
 
     Raises:
-        ConfigError: it has nulls, which arrays of its type cannot hold.
+        ConfigError: it has nulls, and an array that can hold those cannot hold its values.
     """
     dtype = _NUMBERS.get(column.type.id)
     if dtype is not None and not column.null_count:
         return _view(column, dtype)
-    if isinstance(column, pa.ExtensionArray):
-        return to_array(name, column.storage)
     types, kind = pa.types, column.type
-    if types.is_dictionary(kind):
-        return to_array(name, column.dictionary_decode())
-    flat = types.is_integer(kind) or types.is_boolean(kind) or types.is_fixed_size_list(kind)
-    if column.null_count and flat:
-        raise ConfigError(
-            f"column {name!r} ({kind}) has {column.null_count} nulls in a batch, which a NumPy array of its type "
-            f"cannot hold; read batch.rows.column({name!r}), fill them there (fill_null) or in the source, or leave "
-            "the column out by LoaderOptions(columns=...)"
-        )
+    if isinstance(column, pa.ExtensionArray) or types.is_dictionary(kind):
+        return to_array(name, column.dictionary_decode() if types.is_dictionary(kind) else column.storage)
+    if types.is_integer(kind):
+        return _with_nan(name, column)
     if types.is_fixed_size_list(kind):
+        if column.null_count:
+            raise _unfit(name, column, "lists that are null")
         values = to_array(name, column.flatten())
         return values.reshape(len(column), kind.list_size, *values.shape[1:])
     of_time = types.is_timestamp(kind) or types.is_duration(kind) or types.is_date64(kind)
     if of_time and not column.null_count:
         return _view(column, column[:0].to_numpy(zero_copy_only=False).dtype)
     return column.to_numpy(zero_copy_only=False)  # a copy
+
+
+def _with_nan(name: str, column: Any) -> NDArray[np.float64]:  # noqa: ANN401
+    """Return integers with nulls as float64, as pandas does; where digits would be lost, say so."""
+    floats = column.to_numpy(zero_copy_only=False)
+    whole = _view(column, _NUMBERS[column.type.id])[~np.isnan(floats)]
+    if (whole > _EXACT).any() or (whole < -_EXACT).any():
+        raise _unfit(name, column, "integers above 2**53 beside nulls")
+    return np.asarray(floats, np.float64)
+
+
+def _unfit(name: str, column: Any, what: str) -> ConfigError:  # noqa: ANN401
+    return ConfigError(
+        f"column {name!r} ({column.type}) has {column.null_count} nulls in a batch, and NumPy has no array for {what}; "
+        f"read batch.rows.column({name!r}), fill them there (fill_null) or in the source, or leave the column out by "
+        "LoaderOptions(columns=...)"
+    )
 
 
 def _view(column: Any, dtype: np.dtype[Any]) -> NDArray[Any]:  # noqa: ANN401
