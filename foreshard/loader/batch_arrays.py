@@ -44,8 +44,9 @@ def to_array(name: str, column: Any) -> NDArray[Any]:  # noqa: ANN401
     if dtype is not None and not column.null_count:
         return _view(column, dtype)
     types, kind = pa.types, column.type
-    if isinstance(column, pa.ExtensionArray) or types.is_dictionary(kind):
-        return to_array(name, column.dictionary_decode() if types.is_dictionary(kind) else column.storage)
+    coded = types.is_dictionary(kind)
+    if coded or isinstance(kind, pa.BaseExtensionType):
+        return to_array(name, column.dictionary_decode() if coded else column.storage)
     if types.is_integer(kind):
         return _with_nan(name, column)
     if types.is_fixed_size_list(kind):
