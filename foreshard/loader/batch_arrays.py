@@ -63,10 +63,11 @@ def to_array(name: str, column: Any) -> NDArray[Any]:  # noqa: ANN401
 def _with_nan(name: str, column: Any) -> NDArray[np.float64]:  # noqa: ANN401
     """Return integers with nulls as float64, as pandas does; where digits would be lost, say so."""
     floats = column.to_numpy(zero_copy_only=False)
-    whole = _view(column, _NUMBERS[column.type.id])[~np.isnan(floats)]
-    if (whole > _EXACT).any() or (whole < -_EXACT).any():
-        raise _unfit(name, column, "integers above 2**53 beside nulls")
-    return np.asarray(floats, np.float64)
+    if column.type.bit_width == 64:  # noqa: PLR2004 - narrower ones all fit
+        whole = _view(column, _NUMBERS[column.type.id])[~np.isnan(floats)]
+        if (whole > _EXACT).any() or (whole < -_EXACT).any():
+            raise _unfit(name, column, "integers above 2**53 beside nulls")
+    return floats
 
 
 def _unfit(name: str, column: Any, what: str) -> ConfigError:  # noqa: ANN401
