@@ -121,9 +121,13 @@ def test_all_threads_of_a_loader_are_told_before_the_interpreter_ends(dataset):
     loader = Loader(dataset.repository, UniformOrder(dataset.train_ids, 1), options, transform=lambda batch: batch)
     batches = iter(loader)
     next(batches)
-    known = {thread.name for thread in exits._threads if thread.is_alive()}
-    assert set(threads()) - {"foreshard-plan_0"} <= known
-    assert {"foreshard-assemble", "foreshard-fetch-0", "foreshard-transform-0"} <= known
+
+    def known():
+        return {thread.name for thread in list(exits._threads) if thread.is_alive()}
+
+    # A thread may start between two looks.
+    wait_until(lambda: set(threads()) - {"foreshard-plan_0"} <= known())
+    assert {"foreshard-assemble", "foreshard-fetch-0", "foreshard-transform-0"} <= known()
     exits._end()
     assert {name for name in threads() if "plan" not in name} == set()
     loader.close()
