@@ -37,6 +37,14 @@ QUICK_S = 20
 """For what may not wait for the loader's own timeout, 60 s here; much less on a machine that has nothing else to do."""
 
 
+def first_line(pipe):
+    """Read a line and no more: what a file object reads ahead, `communicate` does not see."""
+    line = b""
+    while not line.endswith(b"\n") and (byte := os.read(pipe, 1)):
+        line += byte
+    return line
+
+
 class Job:
     """A process that trains; see `ending_child.py`."""
 
@@ -54,7 +62,7 @@ class Job:
             stderr=subprocess.PIPE,
             text=True,
         )
-        assert self.process.stdout.readline() == "ready\n", self.process.communicate()
+        assert first_line(self.process.stdout.fileno()) == b"ready\n", self.process.communicate()
 
     def end(self, seconds=QUICK_S):
         """Wait for the end; return the exit code, what it said, and its errors."""
