@@ -159,7 +159,7 @@ class DatasetKeys:
     def work(self, generation: str, name: str) -> str:
         """An intermediate result of the chain for one generation, e.g. `events.parquet`."""
         parse_generation_key(generation)
-        return f"{self.dataset}/work/{generation}/{_parts(name)}"
+        return "/".join((self.dataset, "work", generation, _parts(name)))
 
     # -- committed, immutable layouts ------------------------------------------------------------------
     def layout(self, generation: str, plan_digest: str, name: str) -> str:

@@ -1,6 +1,5 @@
 """Stages that read what training jobs reported: validated events, and a forecast of what comes next."""
 
-from collections.abc import Iterable
 from dataclasses import asdict
 
 import numpy as np
@@ -21,7 +20,7 @@ from foreshard.chain.policy import (
     regime_rows,
 )
 from foreshard.chain.result import StageResult, digest_of, head
-from foreshard.chain.tables import TableWriter
+from foreshard.chain.tables import StoredTable, TableWriter
 from foreshard.forecast.heat import sample_heat
 from foreshard.forecast.plots import forecast_plots
 from foreshard.forecast.ranking import FORECAST_SCHEMA, ForecastResult, forecast_chunks
@@ -86,10 +85,14 @@ def forecast_stage(context: Context, generation: str) -> StageResult:
     if inputs.bootstrap:
         return _uniform_forecast(context, generation, train)
     work = context.work(generation)
-    samples = work.rows("samples", stage=STAGE_EVENTS)
     markers = work.json("events", stage=STAGE_EVENTS)["markers"]
-    heat = expected_draws(samples.groups(), train, inputs.epochs, [int(m["draws"]) for m in markers])
-    history, chunks = _parent_history(context, inputs, samples.groups(), train)
+    chunk_of, count = _parent_chunks(context, inputs, len(train))
+    chunks = np.unique(chunk_of[train]).astype(np.int32)
+    per_sample = SampleCounter(len(train), list(inputs.epochs))
+    per_chunk = DrawCounter(chunk_of, count, context.config.loader.phases)
+    _count(work.rows("samples", stage=STAGE_EVENTS), per_sample, per_chunk)
+    heat = expected_draws(per_sample.counts(), train, float(markers[-1]["draws"]))
+    history = select_chunks(per_chunk.history(), chunks)
     result = _forecast(context, history)
     table = _rename_chunks(result.table, chunks)
     tested = result.backtest
@@ -143,22 +146,16 @@ def _uniform_forecast(context: Context, generation: str, train: NDArray[np.bool_
     return StageResult(data_version=version, metadata={**figures, "chunks": 0, **heat_figures(heat[train])})
 
 
-def expected_draws(
-    samples: Iterable[pa.Table], train: NDArray[np.bool_], epochs: range, draws: list[int]
-) -> NDArray[np.float32]:
+def expected_draws(counts: NDArray[np.float32], train: NDArray[np.bool_], draws: float) -> NDArray[np.float32]:
     """Return the draws expected of every sample in the next epoch: float32, shape (n,), zero outside the train split.
 
     Args:
-        samples: counts per (epoch, phase, sample), in parts.
+        counts: shape (epochs, n), draws of every sample in each epoch of the window.
         train: shape (n,), which samples are ever drawn.
-        epochs: the window.
-        draws: samples drawn in each epoch of it; the last one's total is expected again.
+        draws: samples drawn in the last epoch, which are expected again.
     """
-    counter = SampleCounter(len(train), list(epochs))
-    for part in samples:
-        counter.add(part)
     heat = np.zeros(len(train), np.float32)
-    heat[train] = sample_heat(counter.counts()[:, train], draws=float(draws[-1]))
+    heat[train] = sample_heat(counts[:, train], draws=draws)
     return heat
 
 
@@ -172,26 +169,20 @@ def heat_figures(heat: NDArray[np.float32]) -> dict[str, float]:
     }
 
 
-def _parent_history(
-    context: Context, inputs: Inputs, samples: Iterable[pa.Table], train: NDArray[np.bool_]
-) -> tuple[History, NDArray[np.int32]]:
-    """History of the parent's training chunks, and their numbers."""
-    phases = context.config.loader.phases
+def _parent_chunks(context: Context, inputs: Inputs, n: int) -> tuple[NDArray[np.int32], int]:
+    """Chunk of every sample in the parent, shape (n,), and how many chunks it has."""
     if inputs.parent is None:
-        chunk_of = (np.arange(len(train)) // context.config.reshard.max_chunk_rows).astype(np.int32)
-        count = int(chunk_of[-1]) + 1
-    else:
-        manifest = context.repository.open(inputs.parent)
-        chunk_of, count = manifest.chunk_of, len(manifest.rows)
-    chunks = np.unique(chunk_of[train]).astype(np.int32)
-    return select_chunks(_draws(samples, chunk_of, count, phases), chunks), chunks
+        chunk_of = (np.arange(n) // context.config.reshard.max_chunk_rows).astype(np.int32)
+        return chunk_of, int(chunk_of[-1]) + 1
+    manifest = context.repository.open(inputs.parent)
+    return manifest.chunk_of, len(manifest.rows)
 
 
-def _draws(samples: Iterable[pa.Table], chunk_of: NDArray[np.int32], count: int, phases: int) -> History:
-    counter = DrawCounter(chunk_of, count, phases)
-    for part in samples:
-        counter.add(part)
-    return counter.history()
+def _count(samples: StoredTable, *counters: DrawCounter | SampleCounter) -> None:
+    """Read the window's draws once, for all that count them."""
+    for part in samples.groups():
+        for counter in counters:
+            counter.add(part)
 
 
 def select_chunks(history: History, chunks: NDArray[np.int32]) -> History:
@@ -236,8 +227,9 @@ def rank_layout(
         table = uniform_ranking(expected, context.config.loader.phases)
         return _rename_chunks(table, chunks), np.zeros(count)
     work = context.work(inputs.generation)
-    samples = work.rows("samples", stage=STAGE_EVENTS)
-    history = _draws(samples.groups(), chunk_of, count, context.config.loader.phases)
+    counter = DrawCounter(chunk_of, count, context.config.loader.phases)
+    _count(work.rows("samples", stage=STAGE_EVENTS), counter)
+    history = counter.history()
     model = work.json("forecast", stage=STAGE_FORECAST)["model"]
     result = forecast_chunks(
         select_chunks(history, chunks), cache_fraction=context.config.loader.cache_fraction, names=(model,)

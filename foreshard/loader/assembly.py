@@ -16,6 +16,7 @@ from foreshard.errors import ConfigError, DeadlineError
 from foreshard.exits import end_at_exit
 from foreshard.loader.batch import Batch
 from foreshard.loader.job import ChunkMemory, Job
+from foreshard.loader.one_loop import ENDED
 from foreshard.loader.planning import Window
 from foreshard.loader.transforms import Transforms, result
 
@@ -147,7 +148,7 @@ class Assembler:
 
     def _why_none(self) -> ConfigError | DeadlineError:
         if self._stopped:
-            return ConfigError("this loop was ended by the loader's close(); start a new loop")
+            return ConfigError(ENDED)
         self._overdue = True
         return DeadlineError(f"no batch was ready within {self._timeout} s; {self.where}")
 

@@ -14,6 +14,7 @@ from foreshard.loader.haste import Ending
 from foreshard.loader.held import HeldLayout, check_move, hold_layout
 from foreshard.loader.loops import Loop, begin_loop
 from foreshard.loader.observed import Observed
+from foreshard.loader.one_loop import ITERATED
 from foreshard.loader.options import LoaderOptions, check_options
 from foreshard.loader.order import Order, check_order
 from foreshard.loader.progress import EpochProgress, begin_epoch
@@ -294,7 +295,7 @@ class Loader(Observed, Standing, Closing):
         if self._loop is None:
             return
         if not self._loop.assembler.stopped:
-            raise ConfigError("this loader is being iterated already; finish that loop or call close() first")
+            raise ConfigError(ITERATED)
         if not self._ending.stop(self._loop):
             raise DeadlineError(f"an earlier loop has not ended yet; {self._loop.assembler.where}")
         self._loop = None

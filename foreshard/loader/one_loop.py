@@ -1,8 +1,13 @@
 """One loop at a time over a loader, and nothing that would be lost in it."""
 
 import os
+from typing import Final
 
 from foreshard.errors import ConfigError
+
+ITERATED: Final = "this loader is being iterated already; finish that loop or call close() first"
+ENDED: Final = "this loop was ended by the loader's close(); start a new loop"
+"""What a second loop, and one that goes on all the same, are told."""
 
 
 class OneLoop:
@@ -19,7 +24,7 @@ class OneLoop:
             ConfigError: one is under way.
         """
         if self._now is not None and self._pid == os.getpid():
-            raise ConfigError("this loader is being iterated already; finish that loop or call close() first")
+            raise ConfigError(ITERATED)
 
     def begin(self) -> object:
         """Begin a loop, and return what stands for it.
@@ -38,7 +43,7 @@ class OneLoop:
             ConfigError: it was.
         """
         if self._now is not loop:
-            raise ConfigError("this loop was ended by the loader's close(); start a new loop")
+            raise ConfigError(ENDED)
 
     def end(self, loop: object | None = None) -> None:
         """End a loop, unless another has begun since; or whichever is under way."""

@@ -1,63 +1,20 @@
-"""The do-no-harm gate: what it chooses, that it never knows the future, and what it would have brought."""
-
-from pathlib import Path
+"""The do-no-harm gate: what it chooses, and by what."""
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from gate_world import RIVALS, by_ewma, read, recent, trace_of, weighted
 
-from foreshard.access.trace import Trace, equal_starts
+from foreshard.access.trace import Trace
 from foreshard.errors import ConfigError, LogError
-from foreshard.forecast.ewma import EwmaForecaster
 from foreshard.forecast.gate import EVIDENCE_SCHEMA, choose_policy, replay_policy, until
 from foreshard.forecast.judging import DEFAULT_RULES, Rules, capacity_of, judge, scored_from
 from foreshard.simulate.belady import plan_residency
-from foreshard.simulate.shadow import POLICIES, Policy, Shadow, Tally
-
-DATA = Path(__file__).parent.parent / "data"
-RIVALS = ("lru", "s3-fifo", "sieve")
-
-
-def trace_of(objects, windows, count=None):
-    objects = np.asarray(objects, np.int32)
-    count = int(objects.max()) + 1 if count is None else count
-    starts = equal_starts(len(objects), windows)
-    return Trace(objects, np.arange(count).astype(object), np.ones(count, np.int64), starts, 1)
-
-
-def read(name, windows):
-    dense = np.unique(pq.read_table(DATA / name).column("object_id").to_numpy(), return_inverse=True)[1]
-    return trace_of(dense, windows)
-
-
-def by_ewma(trace):
-    history = trace.history()
-    return lambda window: EwmaForecaster().fit(history.until(window)).predict(1).expected[0]
-
-
-def weighted(seed=0, objects=400, windows=8, length=2000):
-    """Draws of which a few objects get most, at rates that stay, with the true rates."""
-    rng = np.random.default_rng(seed)
-    rates = rng.pareto(1.2, objects) + 0.05
-    rates /= rates.sum()
-    return trace_of(rng.choice(objects, windows * length, p=rates), windows, objects), rates
-
-
-def recent(seed=0, windows=10, length=2000):
-    """Objects that are new all the time, and wanted again soon or never: no forecast of the next window helps."""
-    rng = np.random.default_rng(seed)
-    place = np.arange(windows * length) // 4
-    return trace_of(np.maximum(place - rng.geometric(0.05, len(place)), 0), windows)
+from foreshard.simulate.shadow import POLICIES, Policy, Tally
 
 
 def tally(hits, loads=None, requests=1000):
     loads = requests - hits if loads is None else loads
     return Tally(requests, hits, loads, 0, requests, hits, loads)
-
-
-# -- choice --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("cache", "whole"), [(0.1, 0.08), (0.25, 0.2), (0.5, 0.4), (0.75, 0.6)])
@@ -244,73 +201,3 @@ def test_what_cannot_be_is_refused():
 def test_a_cache_holds_its_share_of_the_bytes_whatever_the_binary_fraction():
     trace = trace_of(np.arange(100), 1)
     assert [capacity_of(trace, share / 100) for share in range(1, 101)] == list(range(1, 101))
-
-
-# -- replay --------------------------------------------------------------------------------------------
-
-
-def test_a_choice_knows_nothing_of_the_windows_it_is_made_for():
-    trace, rates = weighted(windows=10)
-    changed = trace.objects.copy()
-    changed[trace.starts[7] :] = np.random.default_rng(9).integers(0, 400, len(changed) - trace.starts[7])
-    other = Trace(changed, trace.names, trace.nbytes, trace.starts, 1)
-    one, two = (replay_policy(t, lambda _: rates, 0.05, first=4) for t in (trace, other))
-    assert one.choices[:4] == two.choices[:4]
-    assert one.chosen[:3] == two.chosen[:3]
-    assert one.choices[:1] == (choose_policy(until(trace, 4), lambda _: rates, 0.05).name,)
-
-
-def test_the_regime_is_told_by_the_windows_before_a_choice():
-    rng = np.random.default_rng(3)
-    epochs = [rng.permutation(100) for _ in range(6)]
-    trace = trace_of(np.concatenate([*epochs, *(rng.integers(0, 5, 100) for _ in range(4))]), 10)
-    # Pinning any set does as well; listed first, it would win were the regime not known to be uniform.
-    rules = Rules(policies=[Policy("lru", 0, "lru"), Policy("pin", 1, None), Policy("keep", 0, "keep")])
-    replay = replay_policy(trace, lambda _: np.arange(100.0, 0, -1), 0.3, first=5, rules=rules)
-    assert replay.choices[:2] == ("keep", "keep")
-    assert replay.tallies["pin"][0].hits == replay.tallies["keep"][0].hits
-
-
-@given(seed=st.integers(0, 10**6), cache=st.sampled_from([0.02, 0.05, 0.1, 0.3]), wrong=st.booleans())
-@settings(max_examples=15, deadline=None)
-def test_totals_are_those_of_the_policies_in_use(seed, cache, wrong):
-    trace, rates = weighted(seed, objects=200, windows=7, length=500)
-    replay = replay_policy(trace, lambda w: rates if not (wrong and w % 3) else 1 / rates, cache, first=3)
-    assert len(replay.choices) == len(replay.chosen) == 4
-    for name, mine, at in zip(replay.choices, replay.chosen, range(4), strict=True):
-        assert (mine.hits, mine.requests) == (replay.tallies[name][at].hits, 500)
-        assert mine.loads >= replay.tallies[name][at].loads
-    assert replay.switches == len([1 for a, b in zip(replay.choices, replay.choices[1:], strict=False) if a != b])
-    best = max(replay.total_of(name).hits for name in replay.reactive)
-    assert replay.gain == pytest.approx((replay.total.hits - best) / 2000)
-
-
-def test_a_change_of_policy_pays_for_what_the_new_one_holds():
-    trace, rates = weighted(windows=8)
-    replay = replay_policy(trace, lambda w: rates if w > 3 else 1 / rates, 0.05, first=3)
-    assert replay.choices[0] in RIVALS
-    assert replay.choices[-1] == "pin"
-    at = replay.choices.index("pin")
-    moved = replay.chosen[at].ahead - replay.tallies["pin"][at].ahead
-    shadow = Shadow(trace, capacity_of(trace, 0.05))
-    for window in range(3 + at):
-        shadow.run(window, (rates if window > 3 else 1 / rates) if window else None)
-    assert moved == (shadow.holds("pin") & ~shadow.holds(replay.choices[at - 1])).sum() > 0
-    assert replay.chosen[at].load_bytes - replay.tallies["pin"][at].load_bytes == moved
-
-
-@pytest.mark.parametrize("cache", [0.05, 0.1, 0.25])
-def test_on_a_real_trace_the_choice_is_never_clearly_worse_than_the_best_reactive_cache(cache):
-    trace = read("gate_web12.parquet", 12)
-    replay = replay_policy(trace, by_ewma(trace), cache, first=4)
-    assert replay.gain >= -0.003
-    best = plan_residency(trace.objects, trace.nbytes, capacity_of(trace, cache)).hit[trace.starts[4] :].mean()
-    assert replay.total.hit_rate < best
-    assert replay.total.loads <= replay.total_of(replay.best_reactive).loads + 0.1 * replay.total.requests
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_harm_is_bounded_where_recency_is_all_there_is(seed):
-    trace = recent(seed)
-    for cache in (0.005, 0.02):
-        assert replay_policy(trace, by_ewma(trace), cache, first=4).gain >= -0.003

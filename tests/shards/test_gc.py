@@ -272,7 +272,8 @@ def test_what_crashed_attempts_left_beside_committed_layouts_goes(world):
     ]
     lost = KEYS.publication(2, "ab" * 16)
     others = [f"data/layouts/{ref}/prefetch/node-0.arrow", f"data/layouts/{ref}/notes.txt", "data/layouts/readme"]
-    others += ["data/shards/00/readme", "data/publications/readme", "data2/shards/x", "data/work/a", "data/leases/x"]
+    others += ["data/shards/00/readme", "data/publications/readme", "data2/shards/x"]
+    others += [f"data/{folder}/x" for folder in ("work", "leases")]
     for key in [*left, lost, *others]:
         world.store.put(key, b"{}")
     assert set(run_gc(world.store, KEYS, RetentionConfig(), times=QUICK).keys) == {left[2]}, "the others are young"
